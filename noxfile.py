@@ -1,7 +1,7 @@
 """Every check of the project, each one command: `nox -s <session>`; plain `nox` runs all that must hold.
 
-Sessions run in the environment that nox itself runs in (the README's commands make it from the hash locks): one
-environment, installed once, by plain pip with whatever index the machine is set up for.
+Sessions run in the environment that nox itself runs in (the README's commands make it from the hash locks):
+one environment, installed once, by plain pip with whatever index the machine is set up for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ SERVER = ROOT / "src" / "taskman_server"
 SERVICES = SERVER / "services"
 COVERAGE_FLOOR = 85  # per cent of lines, for each service folder
 PYTHON = sys.executable
+CONTRACT = "src/taskman_sdk/proto/descriptors.binpb"
+RELEASED = "tools/contract-released.binpb"
 LOCKED = {
     # What a checkout needs to run, and what it needs to be worked on.
     "requirements/runtime.txt": ("build",),
@@ -53,17 +55,21 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def proto(session: nox.Session) -> None:
-    """The contract: what is generated is fresh, the style holds, nothing that clients use is broken."""
+    """The contract: what is generated is fresh, the style holds, nothing that clients use is broken.
+
+    `-- --accept` makes the contract as it is now the one that must not be broken; do it at a release.
+    """
+    if "--accept" in session.posargs:
+        shutil.copyfile(CONTRACT, RELEASED)
     module(session, "tools.protogen", "--check")
-    contract = "src/taskman_sdk/proto"
-    session.run("buf", "lint", contract)
-    session.run(PYTHON, "-m", "tools.protobreak", *session.posargs)
+    session.run("buf", "lint", CONTRACT, "--config", "buf.yaml")
+    session.run("buf", "breaking", CONTRACT, "--config", "buf.yaml", "--against", RELEASED)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site; a broken link or a page outside the navigation fails."""
-    module(session, "mkdocs", "build", "--strict", "--quiet", "--site-dir", session.posargs[0] if session.posargs else "site")
+    module(session, "mkdocs", "build", "--strict", "--quiet", *session.posargs)
 
 
 @nox.session
@@ -78,9 +84,9 @@ def tests(session: nox.Session) -> None:
     low = []
     for service in sorted(path.parent for path in SERVICES.glob("*/__init__.py")):
         session.log(f"coverage of {service.name}")
+        files = f"--include={service.relative_to(ROOT).as_posix()}/*"
         try:
-            pattern = f"{service.relative_to(ROOT).as_posix()}/*"
-            module(session, "coverage", "report", f"--include={pattern}", f"--fail-under={COVERAGE_FLOOR}", "-m")
+            module(session, "coverage", "report", files, f"--fail-under={COVERAGE_FLOOR}", "--show-missing")
         except nox.command.CommandFailed:
             low.append(service.name)
     if low:

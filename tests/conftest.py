@@ -1,0 +1,27 @@
+"""What every test may use, whatever it tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos-long",
+        action="store_true",
+        help="run the chaos tests for as long as a release deserves, not as long as a change does",
+    )
+
+
+@pytest.fixture
+def chaos_long(request: pytest.FixtureRequest) -> bool:
+    """Whether `--chaos-long` was asked for."""
+    return bool(request.config.getoption("--chaos-long"))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
