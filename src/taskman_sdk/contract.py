@@ -17,10 +17,10 @@ from protobuf import DescField, DescFieldValueMessage, DescMessage, DescMethod, 
 
 from taskman_sdk.proto.google.api.annotations_pb import ext_http
 from taskman_sdk.proto.google.api.http_pb import HttpRule
-from taskman_sdk.proto.taskman.options.v1.options_pb import Access, ext_event, ext_field, ext_rule
+from taskman_sdk.proto.taskman.options.v1.options_pb import Access, ext_event, ext_field, ext_resource, ext_rule
 
 __all__ = ["AREAS", "ContractError", "EventType", "Method", "Route", "Service", "camel_to_snake", "event", "events",
-           "method", "methods", "permissions", "secret_fields", "service", "services"]  # fmt: skip
+           "method", "methods", "permissions", "resources", "secret_fields", "service", "services"]  # fmt: skip
 
 AREAS: Final = ("authentication", "authorization", "user", "iam", "task", "audit", "notification")
 AccessName = Literal["public", "authenticated", "internal", "permission"]
@@ -273,6 +273,25 @@ def event(name: str) -> EventType:
         KeyError: the contract has no such event.
     """
     return events()[name]
+
+
+@cache
+def resources() -> Mapping[str, type[Message[Any]]]:
+    """What policies can look at, by the first word of the permission: `tasks` → `TaskResource`.
+
+    Raises:
+        ContractError: a permission has no resource, so that its policies could not be checked.
+    """
+    found: dict[str, type[Message[Any]]] = {}
+    for area in AREAS:
+        for message in _file(area).messages:
+            options = message.proto.options
+            if options is not None and ext_resource in options:
+                found |= dict.fromkeys(options[ext_resource].prefixes, message.type)
+    for name in permissions():
+        if name.partition(".")[0] not in found:
+            raise ContractError(f"{name!r} is about nothing: a message needs option (taskman.options.v1.resource)")
+    return found
 
 
 @cache

@@ -116,6 +116,38 @@ class EventRule(Message[_EventRuleFields]):
 
         names: list[str]
 
+_ResourceRuleFields: TypeAlias = Literal["prefixes"]
+
+class ResourceRule(Message[_ResourceRuleFields]):
+    """
+    What holds for a message that says what policies can look at (`resource.…` in CEL).
+
+    ```proto
+    message taskman.options.v1.ResourceRule
+    ```
+
+    Attributes:
+        prefixes:
+            The first words of the permissions that are about it: `tasks` for `tasks.update`.
+
+            ```proto
+            repeated string prefixes = 1;
+            ```
+    """
+
+    __slots__ = ("prefixes",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            prefixes: list[str] | None = None,
+        ) -> None:
+            pass
+
+        prefixes: list[str]
+
 _FieldRuleFields: TypeAlias = Literal["secret"]
 
 class FieldRule(Message[_FieldRuleFields]):
@@ -206,6 +238,15 @@ extend google.protobuf.MessageOptions { optional taskman.options.v1.EventRule ev
 ```
 """
 
+ext_resource: Final[Extension[MessageOptions, ResourceRule]] = Extension()
+"""
+The rule of a resource's attributes.
+
+```proto
+extend google.protobuf.MessageOptions { optional taskman.options.v1.ResourceRule resource = 50103 [json_name = "[taskman.options.v1.resource]"] }
+```
+"""
+
 ext_field: Final[Extension[FieldOptions, FieldRule]] = Extension()
 """
 The rule of a field.
@@ -217,17 +258,19 @@ extend google.protobuf.FieldOptions { optional taskman.options.v1.FieldRule fiel
 
 
 _DESC = file_desc(
-    b'\n taskman/options/v1/options.proto\x12\x12taskman.options.v1\x1a google/protobuf/descriptor.proto"\xb3\x01\n\nMethodRule\x122\n\x06access\x18\x01 \x01(\x0e2\x1a.taskman.options.v1.AccessR\x06access\x12\x1e\n\npermission\x18\x02 \x01(\tR\npermission\x12\x16\n\x06events\x18\x03 \x03(\tR\x06events\x12\x1c\n\tsensitive\x18\x04 \x01(\x08R\tsensitive\x12\x1b\n\tread_only\x18\x05 \x01(\x08R\x08readOnly"!\n\tEventRule\x12\x14\n\x05names\x18\x01 \x03(\tR\x05names"#\n\tFieldRule\x12\x16\n\x06secret\x18\x01 \x01(\x08R\x06secret*b\n\x06Access\x12\x16\n\x12ACCESS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x18\n\x14ACCESS_AUTHENTICATED\x10\x02\x12\x13\n\x0fACCESS_INTERNAL\x10\x03:T\n\x04rule\x18\xb4\x87\x03 \x01(\x0b2\x1e.taskman.options.v1.MethodRule\x12\x1e.google.protobuf.MethodOptionsR\x04rule:V\n\x05event\x18\xb5\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.EventRule\x12\x1f.google.protobuf.MessageOptionsR\x05event:T\n\x05field\x18\xb6\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.FieldRule\x12\x1d.google.protobuf.FieldOptionsR\x05fieldb\x06proto3',
+    b'\n taskman/options/v1/options.proto\x12\x12taskman.options.v1\x1a google/protobuf/descriptor.proto"\xb3\x01\n\nMethodRule\x122\n\x06access\x18\x01 \x01(\x0e2\x1a.taskman.options.v1.AccessR\x06access\x12\x1e\n\npermission\x18\x02 \x01(\tR\npermission\x12\x16\n\x06events\x18\x03 \x03(\tR\x06events\x12\x1c\n\tsensitive\x18\x04 \x01(\x08R\tsensitive\x12\x1b\n\tread_only\x18\x05 \x01(\x08R\x08readOnly"!\n\tEventRule\x12\x14\n\x05names\x18\x01 \x03(\tR\x05names"*\n\x0cResourceRule\x12\x1a\n\x08prefixes\x18\x01 \x03(\tR\x08prefixes"#\n\tFieldRule\x12\x16\n\x06secret\x18\x01 \x01(\x08R\x06secret*b\n\x06Access\x12\x16\n\x12ACCESS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x18\n\x14ACCESS_AUTHENTICATED\x10\x02\x12\x13\n\x0fACCESS_INTERNAL\x10\x03:T\n\x04rule\x18\xb4\x87\x03 \x01(\x0b2\x1e.taskman.options.v1.MethodRule\x12\x1e.google.protobuf.MethodOptionsR\x04rule:V\n\x05event\x18\xb5\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.EventRule\x12\x1f.google.protobuf.MessageOptionsR\x05event:_\n\x08resource\x18\xb7\x87\x03 \x01(\x0b2 .taskman.options.v1.ResourceRule\x12\x1f.google.protobuf.MessageOptionsR\x08resource:T\n\x05field\x18\xb6\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.FieldRule\x12\x1d.google.protobuf.FieldOptionsR\x05fieldb\x06proto3',
     [
         descriptor_pb.desc(),
     ],
     {
         "MethodRule": MethodRule,
         "EventRule": EventRule,
+        "ResourceRule": ResourceRule,
         "FieldRule": FieldRule,
         "Access": Access,
         "rule": ext_rule,
         "event": ext_event,
+        "resource": ext_resource,
         "field": ext_field,
     },
 )

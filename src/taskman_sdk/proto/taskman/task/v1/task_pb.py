@@ -1466,9 +1466,193 @@ class TaskEvent(Message[_TaskEventFields]):
         changed_fields: list[str]
         users: list[str]
 
+_ProjectResourceFields: TypeAlias = Literal["id", "key", "visibility", "members", "editors", "admins"]
+
+class ProjectResource(Message[_ProjectResourceFields]):
+    """
+    What policies can look at for permissions on projects.
+
+    ```proto
+    message taskman.task.v1.ProjectResource
+    ```
+
+    Attributes:
+        id:
+            The project's id.
+
+            ```proto
+            string id = 1;
+            ```
+        key:
+            Its key.
+
+            ```proto
+            string key = 2;
+            ```
+        visibility:
+            `private` or `organization`.
+
+            ```proto
+            string visibility = 3;
+            ```
+        members:
+            The users with any part in it.
+
+            ```proto
+            repeated string members = 4;
+            ```
+        editors:
+            The users who may work on its tasks (editors and admins).
+
+            ```proto
+            repeated string editors = 5;
+            ```
+        admins:
+            The users who manage it.
+
+            ```proto
+            repeated string admins = 6;
+            ```
+    """
+
+    __slots__ = ("id", "key", "visibility", "members", "editors", "admins")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str = "",
+            key: str = "",
+            visibility: str = "",
+            members: list[str] | None = None,
+            editors: list[str] | None = None,
+            admins: list[str] | None = None,
+        ) -> None:
+            pass
+
+        id: str
+        key: str
+        visibility: str
+        members: list[str]
+        editors: list[str]
+        admins: list[str]
+
+_TaskResourceFields: TypeAlias = Literal["id", "project", "state", "priority", "labels", "assignees", "creator", "visibility", "members", "editors", "admins"]
+
+class TaskResource(Message[_TaskResourceFields]):
+    """
+    What policies can look at for permissions on tasks. On creation it describes the task to be.
+
+    ```proto
+    message taskman.task.v1.TaskResource
+    ```
+
+    Attributes:
+        id:
+            The task's id.
+
+            ```proto
+            string id = 1;
+            ```
+        project:
+            The id of its project.
+
+            ```proto
+            string project = 2;
+            ```
+        state:
+            Its state.
+
+            ```proto
+            string state = 3;
+            ```
+        priority:
+            Its priority.
+
+            ```proto
+            string priority = 4;
+            ```
+        labels:
+            Its labels.
+
+            ```proto
+            repeated string labels = 5;
+            ```
+        assignees:
+            The users who are to do it.
+
+            ```proto
+            repeated string assignees = 6;
+            ```
+        creator:
+            The user who created it.
+
+            ```proto
+            string creator = 7;
+            ```
+        visibility:
+            The visibility of its project: `private` or `organization`.
+
+            ```proto
+            string visibility = 8;
+            ```
+        members:
+            The users with any part in its project.
+
+            ```proto
+            repeated string members = 9;
+            ```
+        editors:
+            The users who may work on its project's tasks (editors and admins).
+
+            ```proto
+            repeated string editors = 10;
+            ```
+        admins:
+            The users who manage its project.
+
+            ```proto
+            repeated string admins = 11;
+            ```
+    """
+
+    __slots__ = ("id", "project", "state", "priority", "labels", "assignees", "creator", "visibility", "members", "editors", "admins")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str = "",
+            project: str = "",
+            state: str = "",
+            priority: str = "",
+            labels: list[str] | None = None,
+            assignees: list[str] | None = None,
+            creator: str = "",
+            visibility: str = "",
+            members: list[str] | None = None,
+            editors: list[str] | None = None,
+            admins: list[str] | None = None,
+        ) -> None:
+            pass
+
+        id: str
+        project: str
+        state: str
+        priority: str
+        labels: list[str]
+        assignees: list[str]
+        creator: str
+        visibility: str
+        members: list[str]
+        editors: list[str]
+        admins: list[str]
+
 
 _DESC = file_desc(
-    b'\n\x1ataskman/task/v1/task.proto\x12\x0ftaskman.task.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\xbd\x03\n\x07Project\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x123\n\x03key\x18\x02 \x01(\tR\x03keyB!\xbaH\x18r\x162\x14^[A-Z][A-Z0-9]{0,9}$\xbaH\x03\xd8\x01\x01\x12+\n\x0cdisplay_name\x18\x03 \x01(\tR\x0bdisplayNameB\x08\xbaH\x05r\x03\x18\xc8\x01\x12+\n\x0bdescription\x18\x04 \x01(\tR\x0bdescriptionB\t\xbaH\x06r\x04\x18\xa0\x9c\x01\x12B\n\nvisibility\x18\x05 \x01(\tR\nvisibilityB"\xbaH\x19r\x17R\x07privateR\x0corganization\xbaH\x03\xd8\x01\x01\x128\n\x07members\x18\x06 \x03(\x0b2\x1e.taskman.task.v1.ProjectMemberR\x07members\x12;\n\x0bcreate_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1b\n\x04etag\x18\t \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"7\n\rProjectMember\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n\x04role\x18\x02 \x01(\tR\x04role"\x9d\x06\n\x04Task\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12!\n\x07project\x18\x03 \x01(\tR\x07projectB\x07\xbaH\x04r\x02\x18d\x12\x1e\n\x05title\x18\x04 \x01(\tR\x05titleB\x08\xbaH\x05r\x03\x18\xf4\x03\x12+\n\x0bdescription\x18\x05 \x01(\tR\x0bdescriptionB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12\x1d\n\x05state\x18\x06 \x01(\tR\x05stateB\x07\xbaH\x04r\x02\x18(\x12B\n\x08priority\x18\x07 \x01(\tR\x08priorityB&\xbaH\x1dr\x1bR\x03lowR\x06mediumR\x04highR\x06urgent\xbaH\x03\xd8\x01\x01\x12*\n\x06labels\x18\x08 \x03(\tR\x06labelsB\x12\xbaH\x0f\x92\x01\x0c\x102\x18\x01"\x06r\x04\x10\x01\x182\x12(\n\tassignees\x18\t \x03(\tR\tassigneesB\n\xbaH\x07\x92\x01\x04\x102\x18\x01\x129\n\nstart_time\x18\n \x01(\x0b2\x1a.google.protobuf.TimestampR\tstartTime\x125\n\x08due_time\x18\x0b \x01(\x0b2\x1a.google.protobuf.TimestampR\x07dueTime\x12\x18\n\x07creator\x18\x0c \x01(\tR\x07creator\x12;\n\x0bcreate_time\x18\r \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x0e \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTime\x12?\n\rcomplete_time\x18\x0f \x01(\x0b2\x1a.google.protobuf.TimestampR\x0ccompleteTime\x12;\n\x0bdelete_time\x18\x10 \x01(\x0b2\x1a.google.protobuf.TimestampR\ndeleteTime\x12\x1b\n\x04etag\x18\x11 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@\x12)\n\x0bexternal_id\x18\x12 \x01(\tR\nexternalIdB\x08\xbaH\x05r\x03\x18\xc8\x01"R\n\x14CreateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x07projectB\x06\xbaH\x03\xc8\x01\x01"8\n\x11GetProjectRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d"\x8f\x01\n\x14UpdateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x07projectB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"\x86\x01\n\x13ListProjectsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "t\n\x14ListProjectsResponse\x124\n\x08projects\x18\x01 \x03(\x0b2\x18.taskman.task.v1.ProjectR\x08projects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"\x8f\x01\n\x17AddProjectMemberRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1d\n\x04user\x18\x02 \x01(\tR\x04userB\t\xbaH\x06r\x04\x10\x01\x18d\x120\n\x04role\x18\x03 \x01(\tR\x04roleB\x1c\xbaH\x19r\x17R\x06viewerR\x06editorR\x05admin"`\n\x1aRemoveProjectMemberRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1d\n\x04user\x18\x02 \x01(\tR\x04userB\t\xbaH\x06r\x04\x10\x01\x18d"F\n\x11CreateTaskRequest\x121\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04taskB\x06\xbaH\x03\xc8\x01\x01"/\n\x0eGetTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d"\x83\x01\n\x11UpdateTaskRequest\x121\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04taskB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"O\n\x11DeleteTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"3\n\x12RestoreTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d"{\n\x11AssignTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12*\n\tassignees\x18\x02 \x03(\tR\tassigneesB\x0c\xbaH\t\x92\x01\x06\x08\x01\x102\x18\x01\x12\x1b\n\x04etag\x18\x03 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"}\n\x13UnassignTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12*\n\tassignees\x18\x02 \x03(\tR\tassigneesB\x0c\xbaH\t\x92\x01\x06\x08\x01\x102\x18\x01\x12\x1b\n\x04etag\x18\x03 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"t\n\x15TransitionTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1f\n\x05state\x18\x02 \x01(\tR\x05stateB\t\xbaH\x06r\x04\x10\x01\x18(\x12\x1b\n\x04etag\x18\x03 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x9b\x02\n\x10ListTasksRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 \x12"\n\x08order_by\x18\x04 \x01(\tR\x07orderByB\x07\xbaH\x04r\x02\x18d\x12!\n\x07project\x18\x05 \x01(\tR\x07projectB\x07\xbaH\x04r\x02\x18d\x12!\n\x0cshow_deleted\x18\x06 \x01(\x08R\x0bshowDeleted\x12,\n\x12include_total_size\x18\x07 \x01(\x08R\x10includeTotalSize"\x9b\x01\n\x11ListTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b2\x15.taskman.task.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12"\n\ntotal_size\x18\x03 \x01(\x05H\x00R\ttotalSize\x88\x01\x01B\r\n\x0b_total_size"\xa7\x01\n\x12SearchTasksRequest\x12 \n\x05query\x18\x01 \x01(\tR\x05queryB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12$\n\tpage_size\x18\x02 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x03 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x04 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "j\n\x13SearchTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b2\x15.taskman.task.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"~\n\x12ImportTasksRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d\x12C\n\x05tasks\x18\x02 \x03(\x0b2\x15.taskman.task.v1.TaskR\x05tasksB\x16\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\xbaH\x08\x92\x01\x05"\x03\xd8\x01\x03"N\n\x13ImportTasksResponse\x127\n\x07results\x18\x01 \x03(\x0b2\x1d.taskman.task.v1.ImportResultR\x07results"d\n\x0cImportResult\x12\x12\n\x04task\x18\x01 \x01(\tR\x04task\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x18\n\x07created\x18\x03 \x01(\x08R\x07created\x12\x14\n\x05error\x18\x04 \x01(\tR\x05error"Y\n\x12ExportTasksRequest\x12!\n\x07project\x18\x01 \x01(\tR\x07projectB\x07\xbaH\x04r\x02\x18d\x12 \n\x06filter\x18\x02 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "@\n\x13ExportTasksResponse\x12)\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04task"\xa9\x02\n\x0cProjectEvent\x122\n\x07project\x18\x01 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x07project\x120\n\x06before\x18\x02 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x06before\x12%\n\x0echanged_fields\x18\x03 \x03(\tR\rchangedFields\x126\n\x06member\x18\x04 \x01(\x0b2\x1e.taskman.task.v1.ProjectMemberR\x06member:T\xaa\xbb\x18P\n\x0fproject.created\n\x0fproject.updated\n\x14project.member_added\n\x16project.member_removed"\xa5\x02\n\tTaskEvent\x12)\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04task\x12-\n\x06before\x18\x02 \x01(\x0b2\x15.taskman.task.v1.TaskR\x06before\x12%\n\x0echanged_fields\x18\x03 \x03(\tR\rchangedFields\x12\x14\n\x05users\x18\x04 \x03(\tR\x05users:\x80\x01\xaa\xbb\x18|\n\x0ctask.created\n\x0ctask.updated\n\rtask.assigned\n\x0ftask.unassigned\n\x11task.transitioned\n\x0etask.completed\n\x0ctask.deleted\n\rtask.restored2\xfd\x14\n\x0bTaskService\x12\x95\x01\n\rCreateProject\x12%.taskman.task.v1.CreateProjectRequest\x1a\x18.taskman.task.v1.Project"C\x82\xd3\xe4\x93\x02\x17"\x0c/v1/projects:\x07project\xa2\xbb\x18"\x12\x0fprojects.create\x1a\x0fproject.created\x12\x7f\n\nGetProject\x12".taskman.task.v1.GetProjectRequest\x1a\x18.taskman.task.v1.Project"3\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/projects/{project}\xa2\xbb\x18\x11\x12\rprojects.read(\x01\x12\xa2\x01\n\rUpdateProject\x12%.taskman.task.v1.UpdateProjectRequest\x1a\x18.taskman.task.v1.Project"P\x82\xd3\xe4\x93\x02$2\x19/v1/projects/{project.id}:\x07project\xa2\xbb\x18"\x12\x0fprojects.update\x1a\x0fproject.updated\x12\x86\x01\n\x0cListProjects\x12$.taskman.task.v1.ListProjectsRequest\x1a%.taskman.task.v1.ListProjectsResponse")\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/projects\xa2\xbb\x18\x11\x12\rprojects.read(\x01\x12\xb4\x01\n\x10AddProjectMember\x12(.taskman.task.v1.AddProjectMemberRequest\x1a\x18.taskman.task.v1.Project"\\\x82\xd3\xe4\x93\x02#"\x1e/v1/projects/{project}/members:\x01*\xa2\xbb\x18/\x12\x17projects.manage_members\x1a\x14project.member_added\x12\xc0\x01\n\x13RemoveProjectMember\x12+.taskman.task.v1.RemoveProjectMemberRequest\x1a\x18.taskman.task.v1.Project"b\x82\xd3\xe4\x93\x02\'*%/v1/projects/{project}/members/{user}\xa2\xbb\x181\x12\x17projects.manage_members\x1a\x16project.member_removed\x12\x8f\x01\n\nCreateTask\x12".taskman.task.v1.CreateTaskRequest\x1a\x15.taskman.task.v1.Task"F\x82\xd3\xe4\x93\x02\x11"\t/v1/tasks:\x04task\xa2\xbb\x18+\x12\x0ctasks.create\x1a\x0ctask.created\x1a\rtask.assigned\x12m\n\x07GetTask\x12\x1f.taskman.task.v1.GetTaskRequest\x1a\x15.taskman.task.v1.Task"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tasks/{task}\xa2\xbb\x18\x0e\x12\ntasks.read(\x01\x12\x8a\x01\n\nUpdateTask\x12".taskman.task.v1.UpdateTaskRequest\x1a\x15.taskman.task.v1.Task"A\x82\xd3\xe4\x93\x02\x1b2\x13/v1/tasks/{task.id}:\x04task\xa2\xbb\x18\x1c\x12\x0ctasks.update\x1a\x0ctask.updated\x12\x81\x01\n\nDeleteTask\x12".taskman.task.v1.DeleteTaskRequest\x1a\x15.taskman.task.v1.Task"8\x82\xd3\xe4\x93\x02\x12*\x10/v1/tasks/{task}\xa2\xbb\x18\x1c\x12\x0ctasks.delete\x1a\x0ctask.deleted\x12\x8f\x01\n\x0bRestoreTask\x12#.taskman.task.v1.RestoreTaskRequest\x1a\x15.taskman.task.v1.Task"D\x82\xd3\xe4\x93\x02\x1d"\x18/v1/tasks/{task}:restore:\x01*\xa2\xbb\x18\x1d\x12\x0ctasks.delete\x1a\rtask.restored\x12\x8c\x01\n\nAssignTask\x12".taskman.task.v1.AssignTaskRequest\x1a\x15.taskman.task.v1.Task"C\x82\xd3\xe4\x93\x02\x1c"\x17/v1/tasks/{task}:assign:\x01*\xa2\xbb\x18\x1d\x12\x0ctasks.assign\x1a\rtask.assigned\x12\x94\x01\n\x0cUnassignTask\x12$.taskman.task.v1.UnassignTaskRequest\x1a\x15.taskman.task.v1.Task"G\x82\xd3\xe4\x93\x02\x1e"\x19/v1/tasks/{task}:unassign:\x01*\xa2\xbb\x18\x1f\x12\x0ctasks.assign\x1a\x0ftask.unassigned\x12\xb0\x01\n\x0eTransitionTask\x12&.taskman.task.v1.TransitionTaskRequest\x1a\x15.taskman.task.v1.Task"_\x82\xd3\xe4\x93\x02 "\x1b/v1/tasks/{task}:transition:\x01*\xa2\xbb\x185\x12\x10tasks.transition\x1a\x11task.transitioned\x1a\x0etask.completed\x12w\n\tListTasks\x12!.taskman.task.v1.ListTasksRequest\x1a".taskman.task.v1.ListTasksResponse"#\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tasks\xa2\xbb\x18\x0e\x12\ntasks.read(\x01\x12\x84\x01\n\x0bSearchTasks\x12#.taskman.task.v1.SearchTasksRequest\x1a$.taskman.task.v1.SearchTasksResponse"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tasks:search\xa2\xbb\x18\x0e\x12\ntasks.read(\x01\x12\xa4\x01\n\x0bImportTasks\x12#.taskman.task.v1.ImportTasksRequest\x1a$.taskman.task.v1.ImportTasksResponse"J\x82\xd3\xe4\x93\x02\x15"\x10/v1/tasks:import:\x01*\xa2\xbb\x18+\x12\x0ctasks.import\x1a\x0ctask.created\x1a\rtask.assigned\x12\x88\x01\n\x0bExportTasks\x12#.taskman.task.v1.ExportTasksRequest\x1a$.taskman.task.v1.ExportTasksResponse",\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tasks:export\xa2\xbb\x18\x10\x12\x0ctasks.export(\x010\x01b\x06proto3',
+    b'\n\x1ataskman/task/v1/task.proto\x12\x0ftaskman.task.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\xbd\x03\n\x07Project\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x123\n\x03key\x18\x02 \x01(\tR\x03keyB!\xbaH\x18r\x162\x14^[A-Z][A-Z0-9]{0,9}$\xbaH\x03\xd8\x01\x01\x12+\n\x0cdisplay_name\x18\x03 \x01(\tR\x0bdisplayNameB\x08\xbaH\x05r\x03\x18\xc8\x01\x12+\n\x0bdescription\x18\x04 \x01(\tR\x0bdescriptionB\t\xbaH\x06r\x04\x18\xa0\x9c\x01\x12B\n\nvisibility\x18\x05 \x01(\tR\nvisibilityB"\xbaH\x19r\x17R\x07privateR\x0corganization\xbaH\x03\xd8\x01\x01\x128\n\x07members\x18\x06 \x03(\x0b2\x1e.taskman.task.v1.ProjectMemberR\x07members\x12;\n\x0bcreate_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1b\n\x04etag\x18\t \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"7\n\rProjectMember\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n\x04role\x18\x02 \x01(\tR\x04role"\x9d\x06\n\x04Task\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12!\n\x07project\x18\x03 \x01(\tR\x07projectB\x07\xbaH\x04r\x02\x18d\x12\x1e\n\x05title\x18\x04 \x01(\tR\x05titleB\x08\xbaH\x05r\x03\x18\xf4\x03\x12+\n\x0bdescription\x18\x05 \x01(\tR\x0bdescriptionB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12\x1d\n\x05state\x18\x06 \x01(\tR\x05stateB\x07\xbaH\x04r\x02\x18(\x12B\n\x08priority\x18\x07 \x01(\tR\x08priorityB&\xbaH\x1dr\x1bR\x03lowR\x06mediumR\x04highR\x06urgent\xbaH\x03\xd8\x01\x01\x12*\n\x06labels\x18\x08 \x03(\tR\x06labelsB\x12\xbaH\x0f\x92\x01\x0c\x102\x18\x01"\x06r\x04\x10\x01\x182\x12(\n\tassignees\x18\t \x03(\tR\tassigneesB\n\xbaH\x07\x92\x01\x04\x102\x18\x01\x129\n\nstart_time\x18\n \x01(\x0b2\x1a.google.protobuf.TimestampR\tstartTime\x125\n\x08due_time\x18\x0b \x01(\x0b2\x1a.google.protobuf.TimestampR\x07dueTime\x12\x18\n\x07creator\x18\x0c \x01(\tR\x07creator\x12;\n\x0bcreate_time\x18\r \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x0e \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTime\x12?\n\rcomplete_time\x18\x0f \x01(\x0b2\x1a.google.protobuf.TimestampR\x0ccompleteTime\x12;\n\x0bdelete_time\x18\x10 \x01(\x0b2\x1a.google.protobuf.TimestampR\ndeleteTime\x12\x1b\n\x04etag\x18\x11 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@\x12)\n\x0bexternal_id\x18\x12 \x01(\tR\nexternalIdB\x08\xbaH\x05r\x03\x18\xc8\x01"R\n\x14CreateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x07projectB\x06\xbaH\x03\xc8\x01\x01"8\n\x11GetProjectRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d"\x8f\x01\n\x14UpdateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x07projectB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"\x86\x01\n\x13ListProjectsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "t\n\x14ListProjectsResponse\x124\n\x08projects\x18\x01 \x03(\x0b2\x18.taskman.task.v1.ProjectR\x08projects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"\x8f\x01\n\x17AddProjectMemberRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1d\n\x04user\x18\x02 \x01(\tR\x04userB\t\xbaH\x06r\x04\x10\x01\x18d\x120\n\x04role\x18\x03 \x01(\tR\x04roleB\x1c\xbaH\x19r\x17R\x06viewerR\x06editorR\x05admin"`\n\x1aRemoveProjectMemberRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1d\n\x04user\x18\x02 \x01(\tR\x04userB\t\xbaH\x06r\x04\x10\x01\x18d"F\n\x11CreateTaskRequest\x121\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04taskB\x06\xbaH\x03\xc8\x01\x01"/\n\x0eGetTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d"\x83\x01\n\x11UpdateTaskRequest\x121\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04taskB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"O\n\x11DeleteTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"3\n\x12RestoreTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d"{\n\x11AssignTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12*\n\tassignees\x18\x02 \x03(\tR\tassigneesB\x0c\xbaH\t\x92\x01\x06\x08\x01\x102\x18\x01\x12\x1b\n\x04etag\x18\x03 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"}\n\x13UnassignTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12*\n\tassignees\x18\x02 \x03(\tR\tassigneesB\x0c\xbaH\t\x92\x01\x06\x08\x01\x102\x18\x01\x12\x1b\n\x04etag\x18\x03 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"t\n\x15TransitionTaskRequest\x12\x1d\n\x04task\x18\x01 \x01(\tR\x04taskB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1f\n\x05state\x18\x02 \x01(\tR\x05stateB\t\xbaH\x06r\x04\x10\x01\x18(\x12\x1b\n\x04etag\x18\x03 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x9b\x02\n\x10ListTasksRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 \x12"\n\x08order_by\x18\x04 \x01(\tR\x07orderByB\x07\xbaH\x04r\x02\x18d\x12!\n\x07project\x18\x05 \x01(\tR\x07projectB\x07\xbaH\x04r\x02\x18d\x12!\n\x0cshow_deleted\x18\x06 \x01(\x08R\x0bshowDeleted\x12,\n\x12include_total_size\x18\x07 \x01(\x08R\x10includeTotalSize"\x9b\x01\n\x11ListTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b2\x15.taskman.task.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12"\n\ntotal_size\x18\x03 \x01(\x05H\x00R\ttotalSize\x88\x01\x01B\r\n\x0b_total_size"\xa7\x01\n\x12SearchTasksRequest\x12 \n\x05query\x18\x01 \x01(\tR\x05queryB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12$\n\tpage_size\x18\x02 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x03 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x04 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "j\n\x13SearchTasksResponse\x12+\n\x05tasks\x18\x01 \x03(\x0b2\x15.taskman.task.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"~\n\x12ImportTasksRequest\x12#\n\x07project\x18\x01 \x01(\tR\x07projectB\t\xbaH\x06r\x04\x10\x01\x18d\x12C\n\x05tasks\x18\x02 \x03(\x0b2\x15.taskman.task.v1.TaskR\x05tasksB\x16\xbaH\x08\x92\x01\x05\x08\x01\x10\xf4\x03\xbaH\x08\x92\x01\x05"\x03\xd8\x01\x03"N\n\x13ImportTasksResponse\x127\n\x07results\x18\x01 \x03(\x0b2\x1d.taskman.task.v1.ImportResultR\x07results"d\n\x0cImportResult\x12\x12\n\x04task\x18\x01 \x01(\tR\x04task\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x18\n\x07created\x18\x03 \x01(\x08R\x07created\x12\x14\n\x05error\x18\x04 \x01(\tR\x05error"Y\n\x12ExportTasksRequest\x12!\n\x07project\x18\x01 \x01(\tR\x07projectB\x07\xbaH\x04r\x02\x18d\x12 \n\x06filter\x18\x02 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "@\n\x13ExportTasksResponse\x12)\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04task"\xa9\x02\n\x0cProjectEvent\x122\n\x07project\x18\x01 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x07project\x120\n\x06before\x18\x02 \x01(\x0b2\x18.taskman.task.v1.ProjectR\x06before\x12%\n\x0echanged_fields\x18\x03 \x03(\tR\rchangedFields\x126\n\x06member\x18\x04 \x01(\x0b2\x1e.taskman.task.v1.ProjectMemberR\x06member:T\xaa\xbb\x18P\n\x0fproject.created\n\x0fproject.updated\n\x14project.member_added\n\x16project.member_removed"\xa5\x02\n\tTaskEvent\x12)\n\x04task\x18\x01 \x01(\x0b2\x15.taskman.task.v1.TaskR\x04task\x12-\n\x06before\x18\x02 \x01(\x0b2\x15.taskman.task.v1.TaskR\x06before\x12%\n\x0echanged_fields\x18\x03 \x03(\tR\rchangedFields\x12\x14\n\x05users\x18\x04 \x03(\tR\x05users:\x80\x01\xaa\xbb\x18|\n\x0ctask.created\n\x0ctask.updated\n\rtask.assigned\n\x0ftask.unassigned\n\x11task.transitioned\n\x0etask.completed\n\x0ctask.deleted\n\rtask.restored"\xaf\x01\n\x0fProjectResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x1e\n\nvisibility\x18\x03 \x01(\tR\nvisibility\x12\x18\n\x07members\x18\x04 \x03(\tR\x07members\x12\x18\n\x07editors\x18\x05 \x03(\tR\x07editors\x12\x16\n\x06admins\x18\x06 \x03(\tR\x06admins:\x0e\xba\xbb\x18\n\n\x08projects"\xb3\x02\n\x0cTaskResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07project\x18\x02 \x01(\tR\x07project\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x1a\n\x08priority\x18\x04 \x01(\tR\x08priority\x12\x16\n\x06labels\x18\x05 \x03(\tR\x06labels\x12\x1c\n\tassignees\x18\x06 \x03(\tR\tassignees\x12\x18\n\x07creator\x18\x07 \x01(\tR\x07creator\x12\x1e\n\nvisibility\x18\x08 \x01(\tR\nvisibility\x12\x18\n\x07members\x18\t \x03(\tR\x07members\x12\x18\n\x07editors\x18\n \x03(\tR\x07editors\x12\x16\n\x06admins\x18\x0b \x03(\tR\x06admins:\x0b\xba\xbb\x18\x07\n\x05tasks2\xfd\x14\n\x0bTaskService\x12\x95\x01\n\rCreateProject\x12%.taskman.task.v1.CreateProjectRequest\x1a\x18.taskman.task.v1.Project"C\x82\xd3\xe4\x93\x02\x17"\x0c/v1/projects:\x07project\xa2\xbb\x18"\x12\x0fprojects.create\x1a\x0fproject.created\x12\x7f\n\nGetProject\x12".taskman.task.v1.GetProjectRequest\x1a\x18.taskman.task.v1.Project"3\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/projects/{project}\xa2\xbb\x18\x11\x12\rprojects.read(\x01\x12\xa2\x01\n\rUpdateProject\x12%.taskman.task.v1.UpdateProjectRequest\x1a\x18.taskman.task.v1.Project"P\x82\xd3\xe4\x93\x02$2\x19/v1/projects/{project.id}:\x07project\xa2\xbb\x18"\x12\x0fprojects.update\x1a\x0fproject.updated\x12\x86\x01\n\x0cListProjects\x12$.taskman.task.v1.ListProjectsRequest\x1a%.taskman.task.v1.ListProjectsResponse")\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/projects\xa2\xbb\x18\x11\x12\rprojects.read(\x01\x12\xb4\x01\n\x10AddProjectMember\x12(.taskman.task.v1.AddProjectMemberRequest\x1a\x18.taskman.task.v1.Project"\\\x82\xd3\xe4\x93\x02#"\x1e/v1/projects/{project}/members:\x01*\xa2\xbb\x18/\x12\x17projects.manage_members\x1a\x14project.member_added\x12\xc0\x01\n\x13RemoveProjectMember\x12+.taskman.task.v1.RemoveProjectMemberRequest\x1a\x18.taskman.task.v1.Project"b\x82\xd3\xe4\x93\x02\'*%/v1/projects/{project}/members/{user}\xa2\xbb\x181\x12\x17projects.manage_members\x1a\x16project.member_removed\x12\x8f\x01\n\nCreateTask\x12".taskman.task.v1.CreateTaskRequest\x1a\x15.taskman.task.v1.Task"F\x82\xd3\xe4\x93\x02\x11"\t/v1/tasks:\x04task\xa2\xbb\x18+\x12\x0ctasks.create\x1a\x0ctask.created\x1a\rtask.assigned\x12m\n\x07GetTask\x12\x1f.taskman.task.v1.GetTaskRequest\x1a\x15.taskman.task.v1.Task"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tasks/{task}\xa2\xbb\x18\x0e\x12\ntasks.read(\x01\x12\x8a\x01\n\nUpdateTask\x12".taskman.task.v1.UpdateTaskRequest\x1a\x15.taskman.task.v1.Task"A\x82\xd3\xe4\x93\x02\x1b2\x13/v1/tasks/{task.id}:\x04task\xa2\xbb\x18\x1c\x12\x0ctasks.update\x1a\x0ctask.updated\x12\x81\x01\n\nDeleteTask\x12".taskman.task.v1.DeleteTaskRequest\x1a\x15.taskman.task.v1.Task"8\x82\xd3\xe4\x93\x02\x12*\x10/v1/tasks/{task}\xa2\xbb\x18\x1c\x12\x0ctasks.delete\x1a\x0ctask.deleted\x12\x8f\x01\n\x0bRestoreTask\x12#.taskman.task.v1.RestoreTaskRequest\x1a\x15.taskman.task.v1.Task"D\x82\xd3\xe4\x93\x02\x1d"\x18/v1/tasks/{task}:restore:\x01*\xa2\xbb\x18\x1d\x12\x0ctasks.delete\x1a\rtask.restored\x12\x8c\x01\n\nAssignTask\x12".taskman.task.v1.AssignTaskRequest\x1a\x15.taskman.task.v1.Task"C\x82\xd3\xe4\x93\x02\x1c"\x17/v1/tasks/{task}:assign:\x01*\xa2\xbb\x18\x1d\x12\x0ctasks.assign\x1a\rtask.assigned\x12\x94\x01\n\x0cUnassignTask\x12$.taskman.task.v1.UnassignTaskRequest\x1a\x15.taskman.task.v1.Task"G\x82\xd3\xe4\x93\x02\x1e"\x19/v1/tasks/{task}:unassign:\x01*\xa2\xbb\x18\x1f\x12\x0ctasks.assign\x1a\x0ftask.unassigned\x12\xb0\x01\n\x0eTransitionTask\x12&.taskman.task.v1.TransitionTaskRequest\x1a\x15.taskman.task.v1.Task"_\x82\xd3\xe4\x93\x02 "\x1b/v1/tasks/{task}:transition:\x01*\xa2\xbb\x185\x12\x10tasks.transition\x1a\x11task.transitioned\x1a\x0etask.completed\x12w\n\tListTasks\x12!.taskman.task.v1.ListTasksRequest\x1a".taskman.task.v1.ListTasksResponse"#\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tasks\xa2\xbb\x18\x0e\x12\ntasks.read(\x01\x12\x84\x01\n\x0bSearchTasks\x12#.taskman.task.v1.SearchTasksRequest\x1a$.taskman.task.v1.SearchTasksResponse"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tasks:search\xa2\xbb\x18\x0e\x12\ntasks.read(\x01\x12\xa4\x01\n\x0bImportTasks\x12#.taskman.task.v1.ImportTasksRequest\x1a$.taskman.task.v1.ImportTasksResponse"J\x82\xd3\xe4\x93\x02\x15"\x10/v1/tasks:import:\x01*\xa2\xbb\x18+\x12\x0ctasks.import\x1a\x0ctask.created\x1a\rtask.assigned\x12\x88\x01\n\x0bExportTasks\x12#.taskman.task.v1.ExportTasksRequest\x1a$.taskman.task.v1.ExportTasksResponse",\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tasks:export\xa2\xbb\x18\x10\x12\x0ctasks.export(\x010\x01b\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
@@ -1506,6 +1690,8 @@ _DESC = file_desc(
         "ExportTasksResponse": ExportTasksResponse,
         "ProjectEvent": ProjectEvent,
         "TaskEvent": TaskEvent,
+        "ProjectResource": ProjectResource,
+        "TaskResource": TaskResource,
     },
 )
 
