@@ -12,7 +12,8 @@ import pytest
 def missing_part(name: str, how: str) -> NoReturn:
     """Skip the test for want of the part `name`, or fail it where `CI` is `true`.
 
-    In continuous integration nothing may be left out unseen. `how` says in a few words what to do to have the part, for example "apt install postgresql".
+    In continuous integration nothing may be left out unseen. `how` says in a few words what to do to have the
+    part, for example "apt install postgresql".
     """
     text = f"needs {name}: {how}"
     if os.environ.get("CI", "").lower() in {"1", "true"}:
