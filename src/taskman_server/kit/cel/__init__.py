@@ -1,0 +1,58 @@
+"""CEL: one expression language for policies, guards, filters and watches (AUTHZ-2, AUTHZ-5, TASK-6).
+
+An `Environment` declares variables and compiles text to a `Program`; a program is evaluated on one value
+(`evaluate`, `test`) or planned into a SQL condition that selects exactly the rows `test` accepts (`plan`).
+"""
+
+from __future__ import annotations
+
+from taskman_server.kit.cel.combine import combine
+from taskman_server.kit.cel.environment import Environment, Program
+from taskman_server.kit.cel.errors import (
+    CelError,
+    CelEvaluationError,
+    CelSyntaxError,
+    CelTooComplex,
+    CelUnplannable,
+    Position,
+)
+from taskman_server.kit.cel.kinds import (
+    BOOL,
+    DOUBLE,
+    DURATION,
+    INT,
+    MAP,
+    STRING,
+    TIMESTAMP,
+    CelType,
+    list_of,
+    nullable,
+    record,
+)
+from taskman_server.kit.cel.limits import Limits
+from taskman_server.kit.cel.sql import Collection
+
+__all__ = [
+    "BOOL",
+    "DOUBLE",
+    "DURATION",
+    "INT",
+    "MAP",
+    "STRING",
+    "TIMESTAMP",
+    "CelError",
+    "CelEvaluationError",
+    "CelSyntaxError",
+    "CelTooComplex",
+    "CelType",
+    "CelUnplannable",
+    "Collection",
+    "Environment",
+    "Limits",
+    "Position",
+    "Program",
+    "combine",
+    "list_of",
+    "nullable",
+    "record",
+]
