@@ -37,9 +37,7 @@ def test_a_lock_holds_no_address_and_no_path(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
     assert "://" not in text
     bad = [
-        line
-        for line in text.splitlines()
-        if re.search(r"(^\s*-[a-z]|^\s*--(?!hash=)|via -|\s@\s|file:|[ (]/)", line)
+        line for line in text.splitlines() if re.search(r"(^\s*-[a-z]|^\s*--(?!hash=)|via -|\s@\s|file:|[ (]/)", line)
     ]
     assert bad == []
 

@@ -80,16 +80,10 @@ def test_what_the_server_reads_at_run_time_is_part_of_its_package(repo: Path) ->
     """Every service can migrate its database from an installed wheel."""
     names = kept(repo, "taskman_server")
     services = {
-        name.split("/")[2]
-        for name in names
-        if name.startswith("taskman_server/services/") and name.count("/") > 2
+        name.split("/")[2] for name in names if name.startswith("taskman_server/services/") and name.count("/") > 2
     }
     assert services
-    without = [
-        s
-        for s in services
-        if not any(n.startswith(f"taskman_server/services/{s}/migrations/") for n in names)
-    ]
+    without = [s for s in services if not any(n.startswith(f"taskman_server/services/{s}/migrations/") for n in names)]
     assert without == []
 
 
