@@ -1,0 +1,160 @@
+"""Decisions in the services: the plan of the Authorization service, applied to a resource or to a list (AUTHZ-1, -5).
+
+The Authorization service is asked once for what a principal's rights to a permission come to; that plan serves single
+resources (evaluated here) and lists (put into the WHERE) alike. A plan is kept for `TTL` seconds: a change of roles,
+policies or assignments works everywhere within that time and the event's way (AUTHZ-4 allows 1 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from cachebox import TTLCache
+
+from taskman_sdk import contract
+from taskman_sdk.errors import PermissionDeniedError
+from taskman_sdk.proto.taskman.authorization.v1.authorization_pb import (
+    PlanKind,
+    PlanResourcesRequest,
+    PlanResourcesResponse,
+    ReportDenialRequest,
+)
+from taskman_server.kit.cel import Environment, Program
+from taskman_server.kit.filters import policy_environment
+from taskman_server.kit.rpc.call import Call, service_principal
+from taskman_server.kit.rpc.channel import CallOptions, Channels
+
+if TYPE_CHECKING:
+    from taskman_server.kit.telemetry import Telemetry
+
+__all__ = ["TTL", "Guard", "Scope", "environment_for"]
+
+TTL: Final = 0.5
+SIZE: Final = 20_000
+
+
+@cache
+def environment_for(permission: str) -> Environment:
+    """What a policy about this permission can name: `principal`, `resource` with the contract's fields, `now`.
+
+    Raises:
+        KeyError: the contract has no such permission.
+    """
+    return policy_environment(contract.resources()[permission.partition(".")[0]])
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The rights of a principal to a permission, as a condition.
+
+    Attributes:
+        kind: never, always, or where `program` is true.
+        program: the condition on the resource; None unless conditional.
+        constants: the values of `principal` and `now` in it.
+    """
+
+    kind: PlanKind
+    program: Program | None
+    constants: Mapping[str, Any]
+
+    @property
+    def denied(self) -> bool:
+        """Nothing is allowed."""
+        return self.kind is not PlanKind.ALWAYS_ALLOWED and self.program is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    kind: PlanKind
+    program: Program | None
+    principal: Mapping[str, Any]
+
+
+class Guard:
+    """The decisions of one service."""
+
+    def __init__(self, channels: Channels, service: str, telemetry: Telemetry) -> None:
+        self._channels = channels
+        self._service = service
+        self._telemetry = telemetry
+        self._plans: TTLCache[tuple[str, str, str], _Plan] = TTLCache(SIZE, ttl=TTL)
+        self._asking: dict[tuple[str, str, str], asyncio.Task[_Plan]] = {}
+
+    async def require_possible(self, call: Call, permission: str) -> None:
+        """The coarse decision: whether the principal could do this to anything at all.
+
+        Raises:
+            PermissionDeniedError: to nothing.
+        """
+        if (await self.scope(call, permission)).denied:
+            await self.report(call, permission, {})
+            raise PermissionDeniedError(
+                f"You may not do this: the permission {permission!r} is missing. "
+                "Ask an administrator for a role that has it.",
+                reason="PERMISSION_MISSING",
+                metadata={"permission": permission},
+            )
+
+    async def allows(self, call: Call, permission: str, resource: Mapping[str, Any]) -> bool:
+        """The fine decision, on the resource's attributes. Doubt denies."""
+        scope = await self.scope(call, permission)
+        if scope.program is None:
+            return not scope.denied
+        return scope.program.test({"resource": resource, **scope.constants})
+
+    async def scope(self, call: Call, permission: str) -> Scope:
+        """The rights of the call's principal to a permission."""
+        principal = call.principal
+        if principal.type == "service":
+            return Scope(PlanKind.ALWAYS_ALLOWED, None, {})
+        key = (principal.organization, principal.id, permission)
+        plan = self._plans.get(key) or await self._plan_once(key, call)
+        return Scope(plan.kind, plan.program, _constants(plan.principal, call.now))
+
+    async def report(self, call: Call, permission: str, resource: Mapping[str, Any]) -> None:
+        """Puts a refused attempt on record (AUDIT-1), before the caller is told."""
+        request = ReportDenialRequest(
+            permission=permission,
+            resource_type=permission.partition(".")[0],
+            resource=str(resource.get("id") or ""),
+            method=call.method.operation_id,
+        )
+        try:
+            await self._ask(call, "AuthorizationService.ReportDenial", request)
+        except Exception as error:  # the refusal stands even where it cannot be recorded
+            self._telemetry.fault(call, error)
+
+    async def _plan_once(self, key: tuple[str, str, str], call: Call) -> _Plan:
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._plan(key, call))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        plan = await asyncio.shield(task)
+        self._plans[key] = plan
+        return plan
+
+    async def _plan(self, key: tuple[str, str, str], call: Call) -> _Plan:
+        organization, principal, permission = key
+        request = PlanResourcesRequest(principal=principal, permission=permission)
+        answer = await self._ask(call, "AuthorizationService.PlanResources", request)
+        assert isinstance(answer, PlanResourcesResponse)
+        program = None
+        if answer.kind is PlanKind.CONDITIONAL:
+            program = environment_for(permission).compile(answer.condition)
+        attributes = {"id": principal, "type": "user", "organization": organization, "roles": list(answer.roles)}
+        return _Plan(answer.kind, program, attributes)
+
+    async def _ask(self, call: Call, operation: str, request: Any) -> Any:
+        principal = call.principal
+        caller = service_principal(self._service, principal.organization, principal.actor or principal.id)
+        options = CallOptions(metadata={"x-request-id": call.request_id}, caller=caller, timeout=5, origin=call.origin)
+        return await self._channels.unary(contract.method(operation), request, options)
+
+
+def _constants(principal: Mapping[str, Any], now: datetime) -> Mapping[str, Any]:
+    return {"principal": principal, "now": now}

@@ -1,0 +1,225 @@
+"""Every setting of the server, as one typed tree.
+
+A setting `smtp_url` is the environment variable `TASKMAN_SMTP_URL`, the line `smtp_url = "…"` of `taskman.toml`, and the
+flag `--smtp-url`; the flag wins over the environment, and that over the file. A name that is no setting is refused at
+start, with the one that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+__all__ = ["CLIENT_VARIABLES", "SERVICES", "RateLimit", "Settings", "SettingsError", "load"]
+
+SERVICES: Final = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications")
+PREFIX: Final = "TASKMAN_"
+# Read by the client library and the tests, not by the server.
+CLIENT_VARIABLES: Final = frozenset(
+    {"TASKMAN_URL", "TASKMAN_TOKEN", "TASKMAN_PROFILE", "TASKMAN_CONFIG", "TASKMAN_SHARED_DATA"}
+)
+_LIMIT: Final = re.compile(r"(\d{1,7})/(s|min|h)")
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it, where it stands, and what it takes."""
+
+
+class RateLimit(BaseModel):
+    """So many requests in so many seconds, for each principal (or address, before sign-in)."""
+
+    model_config = ConfigDict(frozen=True)
+    requests: int
+    seconds: int
+
+
+class Settings(BaseModel):
+    """The tree. Field descriptions are the reference of the settings page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    data: Path = Field(Path("taskman-data"), description="Folder for databases, mail files and attachments.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback wants TLS in front.")
+    port: int = Field(
+        8080, ge=0, le=65535, description="Port of the gateway (REST, OpenAPI, metrics); 0 takes a free one."
+    )
+    grpc_port_base: int = Field(
+        50051, ge=-1, le=65529, description="First of the seven gRPC ports; 0 takes free ones, -1 opens none."
+    )
+    public_url: str = Field("", description="The address that people reach the gateway by, for links in mails.")
+    issuer: str = Field("", description="`iss` of access tokens; the public URL when empty.")
+    signup: Literal["", "open", "invite", "closed", "organization"] = Field(
+        "",
+        description="Who may sign up: `open` joins the organization `default`, `organization` makes one for each "
+        "sign-up, `invite` and `closed` let nobody in unasked. Empty: `open` on loopback, else `invite`.",
+    )
+    admin_email: str = Field("", description="Address of the administrator that the first start creates.")
+    admin_password: SecretStr = Field(SecretStr(""), description="The administrator's first password.")
+    smtp_url: str = Field(
+        "", description="`smtp://user:password@host:port` or `smtps://…`. Empty: mail is written to files in `data`."
+    )
+    mail_from: str = Field("TaskMan <taskman@localhost>", description="Sender of mails.")
+    webhook_allow_private: bool = Field(
+        False, description="Let webhooks reach loopback and private networks. For development only."
+    )
+    rate_limit: RateLimit | None = Field(
+        RateLimit(requests=200, seconds=1),
+        description="Requests for each principal, `200/s`, `6000/min` or `off`.",
+    )
+    database_url: str = Field("", description="Database of every service; `{service}` becomes its name. Empty: SQLite.")
+    database_urls: dict[str, str] = Field(
+        default_factory=dict,
+        description="Database of one service, in the environment as `TASKMAN_<SERVICE>_DATABASE_URL`.",
+    )
+    redis_url: str = Field("", description="Redis for shared caches and limits. Empty: in process.")
+    broker_url: str = Field("", description="RabbitMQ. Empty: the embedded broker.")
+    sqlite_synchronous: Literal["full", "normal"] = Field(
+        "full",
+        description="`full`: an answered write survives a power cut; `normal`: it survives a crash of the process.",
+    )
+    access_token_seconds: int = Field(900, ge=60, le=86400, description="Life of an access token, in seconds.")
+    refresh_token_seconds: int = Field(2592000, ge=60, description="Life of an unused refresh token, in seconds.")
+    password_hash: Literal["standard", "fast"] = Field(
+        "standard", description="`fast` weakens password hashes; for tests and benches alone."
+    )
+    request_timeout_seconds: float = Field(30, gt=0, le=300, description="Deadline of a call that names none.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, in bytes.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Networks whose `X-Forwarded-For` is believed, for example `10.0.0.0/8`."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="`auto`: text on a terminal, else JSON.")
+    otlp_endpoint: str = Field("", description="Where traces go (OTLP over HTTP). Empty: no tracing.")
+
+    @field_validator("rate_limit", mode="before")
+    @classmethod
+    def _parse_rate_limit(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value == "off":
+                return None
+            match = _LIMIT.fullmatch(value)
+            if match is None or int(match[1]) == 0:
+                raise ValueError("must be `off` or a number and a time, for example `200/s`, `6000/min`, `100000/h`")
+            return RateLimit(requests=int(match[1]), seconds={"s": 1, "min": 60, "h": 3600}[match[2]])
+        return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _parse_networks(cls, value: Any) -> Any:
+        networks = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        for network in networks:
+            ipaddress.ip_network(network)
+        return tuple(networks)
+
+    @field_validator("database_urls")
+    @classmethod
+    def _known_services(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(set(value) - set(SERVICES)):
+            raise ValueError(f"there is no service {unknown[0]!r}; services are {', '.join(SERVICES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fill(self) -> Settings:
+        if not self.signup:
+            object.__setattr__(self, "signup", "open" if self.loopback else "invite")
+        if bool(self.admin_email) != bool(self.admin_password.get_secret_value()):
+            raise ValueError("admin_email and admin_password go together; one of them is missing")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def with_port(self, port: int) -> Settings:
+        """The settings once the port is known, with the public URL and issuer that follow from it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        url = self.public_url.rstrip("/") or f"http://{host}:{port}"
+        return self.model_copy(update={"port": port, "public_url": url, "issuer": self.issuer or url})
+
+
+def variable_of(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Reads flags, environment and `taskman.toml`.
+
+    Args:
+        flags: settings by name; those that are None do not count.
+        environ: the environment; the process's own when None.
+        config: the file; `taskman.toml` in the current folder, if there is one, when None.
+
+    Raises:
+        SettingsError: one is unknown or wrong; all are named.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, value in _from_file(config).items():
+        values[name], origin[name] = value, "taskman.toml"
+    urls = dict(values.get("database_urls") or {})
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES or not value:
+            continue
+        name = variable[len(PREFIX) :].lower()
+        service = name.removesuffix("_database_url")
+        if service in SERVICES and name != service:
+            urls[service] = value
+        elif name in Settings.model_fields and name != "database_urls":
+            values[name], origin[name] = value, variable
+        else:
+            raise SettingsError(f"{variable} is no setting.{_near(variable, map(variable_of, Settings.model_fields))}")
+    if urls:
+        values["database_urls"] = urls
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name], origin[name] = value, f"--{name.replace('_', '-')}"
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_complaint(e, origin) for e in error.errors(include_input=False))) from None
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    path = config or Path("taskman.toml")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if config is not None:
+            raise SettingsError(f"{config}: there is no such file") from None
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+    for name in content:
+        if name not in Settings.model_fields:
+            raise SettingsError(f"{path}: {name!r} is no setting.{_near(name, Settings.model_fields)}")
+    return content
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f" Did you mean {close[0]}?" if close else " `taskman-server settings` lists them."
+
+
+def _complaint(error: Any, origin: Mapping[str, str]) -> str:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    where = origin.get(name) or (variable_of(name) if name else "settings")
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
