@@ -1,10 +1,13 @@
-"""Makes everything that follows from the `.proto` files: message classes, descriptor image, SDK models and resources.
+"""Makes everything that follows from the `.proto` files: message classes, descriptor image, SDK models and verbs.
 
-`python -m tools.protogen` writes, `python -m tools.protogen --check` only compares and names what is stale.
+`python -m tools.protogen` writes; `python -m tools.protogen --check` only compares, names what is stale, and exits
+with 1 if anything is.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -16,10 +19,12 @@ from protobuf import DescFile
 from protobuf.wkt.google.protobuf.descriptor_pb import FileDescriptorSet
 from protovalidate._gen.buf.validate import validate_pb
 
+from tools.sdkgen.text import HEAD
+
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = ROOT / "src" / "taskman_sdk" / "proto"
-PACKAGE = "taskman_sdk.proto"
-IMAGE = "descriptors.binpb"
+SDK = ROOT / "src" / "taskman_sdk"
+PROTO = SDK / "proto"
+IMAGE = "proto/descriptors.binpb"
 # Google's own definitions that the contract uses: compiled to classes of the same runtime as our messages.
 GOOGLE = (
     "google/api/annotations.proto",
@@ -46,11 +51,12 @@ def _protoc(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)
 
 
-def generate(out: Path) -> None:
-    """Writes message classes and the descriptor image below `out`."""
+def messages(out: Path) -> None:
+    """Writes message classes and the descriptor image, comments included, below `out/proto`."""
     ours = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("taskman/**/*.proto"))
     google = Path(http_pb2.__file__).parent.parent.parent
-    out.mkdir(parents=True, exist_ok=True)
+    target = out / "proto"
+    target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         validate = Path(temporary) / "validate.binpb"
         validate.write_bytes(_validate_descriptor_set())
@@ -65,11 +71,77 @@ def generate(out: Path) -> None:
         _protoc(
             *common,
             "--py_opt=map_imports=buf/validate/**:protovalidate._gen",
-            f"--py_out={out}",
+            f"--py_out={target}",
             *ours,
             *GOOGLE,
         )
 
 
+def sdk(out: Path) -> None:
+    """Writes the SDK's models and verbs from the image below `out`, in ruff's format."""
+    # Only now: these modules read options with classes that `messages` may just have made anew.
+    image = importlib.import_module("tools.sdkgen.image")
+    read = image.read((out / IMAGE).read_bytes())
+    files: list[str] = []
+    for name in ("models", "resources"):
+        for path, text in importlib.import_module(f"tools.sdkgen.{name}").generate(read).items():
+            target = out / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            files.append(str(target))
+    config = ["--quiet", f"--config={ROOT / 'pyproject.toml'}", "--no-cache"]
+    subprocess.run([sys.executable, "-m", "ruff", "format", *config, *files], check=True)
+
+
+def _generated(folder: Path) -> dict[str, bytes]:
+    """The generated files below a folder by relative path."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.glob("**/*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or "__pycache__" in name or path.suffix == ".proto":
+            continue
+        data = path.read_bytes()
+        if name.startswith("proto/") or data.startswith(HEAD.encode()):
+            found[name] = data
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; answers the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.protogen", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; name what is stale")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary)
+        messages(out)
+        if not options.check:
+            _write(_generated(out), _generated(SDK), prefix="proto/")
+        sdk(out)
+        fresh, kept = _generated(out), _generated(SDK)
+        if not options.check:
+            _write(fresh, kept)
+            return 0
+    stale = sorted(name for name in fresh.keys() | kept.keys() if fresh.get(name) != kept.get(name))
+    for name in stale:
+        state = "changed" if name in fresh and name in kept else "missing" if name in fresh else "no longer made"
+        print(f"stale: src/taskman_sdk/{name} ({state})", file=sys.stderr)
+    if stale:
+        print("Run `python -m tools.protogen` and commit what it writes.", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _write(fresh: dict[str, bytes], kept: dict[str, bytes], prefix: str = "") -> None:
+    """Brings the files below the SDK whose name begins with `prefix` to what was made."""
+    for name in fresh.keys() | kept.keys():
+        if not name.startswith(prefix) or fresh.get(name) == kept.get(name):
+            continue
+        path = SDK / name
+        if name in fresh:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(fresh[name])
+        else:
+            path.unlink()
+
+
 if __name__ == "__main__":
-    generate(Path(sys.argv[1]))
+    sys.exit(main())

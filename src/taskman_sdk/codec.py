@@ -65,9 +65,7 @@ def _guard_depth(body: bytes) -> None:
 def _decode_error(error: Exception) -> DecodeError:
     text = str(error)
     if isinstance(error, json.JSONDecodeError):
-        return DecodeError(
-            f"not valid JSON: {error.msg.split(' at ')[0]} (line {error.lineno}, column {error.colno})"
-        )
+        return DecodeError(f"not valid JSON: {error.msg.split(' at ')[0]} (line {error.lineno}, column {error.colno})")
     if isinstance(error, UnicodeDecodeError):
         return DecodeError(f"not UTF-8: byte {error.start} cannot be decoded")
     if isinstance(error, RecursionError):
@@ -79,9 +77,7 @@ def _decode_error(error: Exception) -> DecodeError:
     return DecodeError(_LIBRARY_NAMES.sub(r"\1", text).strip() or text, field)
 
 
-_LIBRARY_NAMES: Final = re.compile(
-    r"<class '([^']*)'>|taskman\.\w+\.v1\.|cannot decode [\w.]*?\w+ from JSON: (?=\D)"
-)
+_LIBRARY_NAMES: Final = re.compile(r"<class '([^']*)'>|taskman\.\w+\.v1\.|cannot decode [\w.]*?\w+ from JSON: (?=\D)")
 
 
 def from_json(kind: type[M], body: bytes | str, *, ignore_unknown: bool = False) -> M:

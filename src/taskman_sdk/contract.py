@@ -256,9 +256,7 @@ def events() -> Mapping[str, EventType]:
                 continue
             for name in options[ext_event].names:
                 if name in found:
-                    raise ContractError(
-                        f"{message.type_name}: {found[name].payload.__name__} declares {name!r} too"
-                    )
+                    raise ContractError(f"{message.type_name}: {found[name].payload.__name__} declares {name!r} too")
                 found[name] = EventType(name, f"taskman.{name}.v1", message.type, area)
     for each in methods():
         if missing := [name for name in each.events if name not in found]:
@@ -302,7 +300,5 @@ def secret_fields() -> frozenset[str]:
         for area in AREAS
         for message in _file(area).messages
         for each in message.fields
-        if each.proto.options is not None
-        and ext_field in each.proto.options
-        and each.proto.options[ext_field].secret
+        if each.proto.options is not None and ext_field in each.proto.options and each.proto.options[ext_field].secret
     )

@@ -1,0 +1,123 @@
+# Generated from the contract by `python -m tools.protogen`. Do not edit.
+"""What one does with audit, async."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from taskman_sdk.models.audit import AuditEvent, ListEventsResponse, VerifyEventsResponse
+from taskman_sdk.resources._base import NOT_GIVEN, AsyncResource, NotGiven
+from taskman_sdk.resources._pages import AsyncPager
+
+__all__ = ["AsyncAudit"]
+
+
+class AsyncAudit(AsyncResource):
+    """`client.audit`: the verbs of `AuditService`."""
+
+    def list(
+        self,
+        *,
+        page_size: int | NotGiven = NOT_GIVEN,
+        page_token: str | NotGiven = NOT_GIVEN,
+        filter: str | NotGiven = NOT_GIVEN,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> AsyncPager[ListEventsResponse, AuditEvent]:
+        """Lists records, newest first.
+
+        `GET /v1/audit/events` · `AuditService.ListEvents`. Needs the permission `audit.read`.
+
+        Args:
+            page_size: At most this many; 50 when 0, more than 1000 are cut to 1000 (AIP-158).
+            page_token: `next_page_token` of the page before.
+            filter: A CEL expression over `type`, `actor`, `target_type`, `target_id`, `result`, `time`,
+                `request_id`, `source`, for example `type == "task.created" && actor == "user_…"`.
+            idempotency_key: under this key the call takes effect once; made for you when not given.
+            timeout: seconds for the whole call with its retries; the client's when not given.
+            extra_headers: headers to send beside the SDK's own.
+
+        Raises:
+            InvalidArgumentError: a field is wrong; see `field_violations`.
+            UnauthenticatedError: no token, or one that is not good.
+            PermissionDeniedError: the permission `audit.read` is missing.
+            TaskManError: every other error of the tree in `taskman_sdk.errors`.
+        """
+        return self._pages(
+            "audit",
+            "ListEvents",
+            ListEventsResponse,
+            "events",
+            {"page_size": page_size, "page_token": page_token, "filter": filter},
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            extra_headers=extra_headers,
+        )
+
+    async def get(
+        self,
+        event: str,
+        *,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> AuditEvent:
+        """Answers one record.
+
+        `GET /v1/audit/events/{event}` · `AuditService.GetEvent`. Needs the permission `audit.read`.
+
+        Args:
+            event: Its id.
+            idempotency_key: under this key the call takes effect once; made for you when not given.
+            timeout: seconds for the whole call with its retries; the client's when not given.
+            extra_headers: headers to send beside the SDK's own.
+
+        Raises:
+            InvalidArgumentError: a field is wrong; see `field_violations`.
+            UnauthenticatedError: no token, or one that is not good.
+            PermissionDeniedError: the permission `audit.read` is missing.
+            NotFoundError: it is not there, or not for the caller to know.
+            TaskManError: every other error of the tree in `taskman_sdk.errors`.
+        """
+        return await self._unary(
+            "audit",
+            "GetEvent",
+            AuditEvent,
+            {"event": event},
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            extra_headers=extra_headers,
+        )
+
+    async def verify(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> VerifyEventsResponse:
+        """Walks the chain and names the first record that was changed, removed or moved.
+
+        `POST /v1/audit/events:verify` · `AuditService.VerifyEvents`. Needs the permission `audit.verify`.
+
+        Args:
+            idempotency_key: under this key the call takes effect once; made for you when not given.
+            timeout: seconds for the whole call with its retries; the client's when not given.
+            extra_headers: headers to send beside the SDK's own.
+
+        Raises:
+            InvalidArgumentError: a field is wrong; see `field_violations`.
+            UnauthenticatedError: no token, or one that is not good.
+            PermissionDeniedError: the permission `audit.verify` is missing.
+            TaskManError: every other error of the tree in `taskman_sdk.errors`.
+        """
+        return await self._unary(
+            "audit",
+            "VerifyEvents",
+            VerifyEventsResponse,
+            {},
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            extra_headers=extra_headers,
+        )

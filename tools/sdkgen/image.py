@@ -1,0 +1,211 @@
+"""The descriptor image as plain data: areas, messages, fields, enums and public methods, each with its comment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from keyword import iskeyword
+from typing import Literal
+
+from protobuf.wkt.google.protobuf.descriptor_pb import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    MethodDescriptorProto,
+)
+from protovalidate._gen.buf.validate.validate_pb import FieldRules
+from protovalidate._gen.buf.validate.validate_pb import ext_field as ext_validate
+
+from taskman_sdk.proto.google.api.annotations_pb import ext_http
+from taskman_sdk.proto.taskman.options.v1.options_pb import Access, MethodRule, ext_field, ext_rule
+
+Kind = Literal["str", "int", "float", "bool", "bytes", "enum", "message", "timestamp", "struct", "mask"]
+_KINDS: Mapping[str, Kind] = {
+    "STRING": "str", "BOOL": "bool", "BYTES": "bytes", "ENUM": "enum", "MESSAGE": "message", "DOUBLE": "float",
+    "FLOAT": "float", "INT32": "int", "INT64": "int", "UINT32": "int", "UINT64": "int", "SINT32": "int",
+    "SINT64": "int", "FIXED32": "int", "FIXED64": "int", "SFIXED32": "int", "SFIXED64": "int",
+}  # fmt: skip
+_WELL_KNOWN: Mapping[str, Kind] = {
+    "google.protobuf.Timestamp": "timestamp",
+    "google.protobuf.Struct": "struct",
+    "google.protobuf.FieldMask": "mask",
+}
+_FILE = re.compile(r"taskman/(\w+)/v1/\1\.proto")
+_ACCESS: Mapping[Access, str] = {Access.PUBLIC: "public", Access.AUTHENTICATED: "authenticated"}
+
+
+class GenerationError(Exception):
+    """The contract holds something that the generator does not know; the message names the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field; `type` is the full name of its message or enum."""
+
+    name: str
+    comment: str
+    kind: Kind
+    type: str
+    repeated: bool
+    optional: bool
+    secret: bool
+    rules: FieldRules
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of one area."""
+
+    name: str
+    full_name: str
+    area: str
+    comment: str
+    fields: tuple[Field, ...]
+
+    def field(self, name: str) -> Field | None:
+        """The field of that name."""
+        return next((each for each in self.fields if each.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Enum:
+    """An enum of one area with the names of its values."""
+
+    name: str
+    area: str
+    comment: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A public RPC."""
+
+    name: str
+    service: str
+    area: str
+    comment: str
+    input: str
+    output: str
+    access: str
+    rule: MethodRule
+    streaming: bool
+    verb: str
+    template: str
+    body: str
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The fields that the path fills, for example `task.id`."""
+        return tuple(re.findall(r"\{([^}]+)\}", self.template))
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Everything that the generators need."""
+
+    messages: Mapping[str, Message]
+    enums: Mapping[str, Enum]
+    methods: tuple[Method, ...]
+
+
+def read(data: bytes) -> Image:
+    """Reads a descriptor image that holds source comments.
+
+    Raises:
+        GenerationError: it holds something that the SDK cannot say.
+    """
+    messages: dict[str, Message] = {}
+    enums: dict[str, Enum] = {}
+    methods: list[Method] = []
+    for file in FileDescriptorSet.from_binary(data).file:
+        if (found := _FILE.fullmatch(file.name)) is None:
+            continue
+        area, comments = found.group(1), _comments(file)
+        for index, message in enumerate(file.message_type):
+            full_name = f"{file.package}.{message.name}"
+            messages[full_name] = _message(area, full_name, message, (4, index), comments)
+        for index, enum in enumerate(file.enum_type):
+            enums[f"{file.package}.{enum.name}"] = _enum(area, enum, comments.get((5, index), ""))
+        for place, service in enumerate(file.service):
+            for index, method in enumerate(service.method):
+                comment = comments.get((6, place, 2, index), "")
+                methods.extend(_method(area, service.name, method, comment))
+    return Image(messages, enums, tuple(methods))
+
+
+def _comments(file: FileDescriptorProto) -> dict[tuple[int, ...], str]:
+    info = file.source_code_info
+    if info is None:
+        raise GenerationError(f"{file.name}: the image holds no source comments")
+    return {tuple(each.path): _text(each.leading_comments) for each in info.location if each.leading_comments}
+
+
+def _text(comment: str) -> str:
+    return " ".join(line.strip() for line in comment.strip().splitlines())
+
+
+def _message(
+    area: str, full_name: str, proto: DescriptorProto, path: tuple[int, ...], comments: Mapping[tuple[int, ...], str]
+) -> Message:
+    if proto.nested_type or proto.enum_type:
+        raise GenerationError(f"{full_name}: nested types and maps are not supported; put them at the top level")
+    fields = tuple(
+        _field(full_name, field, comments.get((*path, 2, index), "")) for index, field in enumerate(proto.field)
+    )
+    return Message(proto.name, full_name, area, comments.get(path, ""), fields)
+
+
+def _field(owner: str, proto: FieldDescriptorProto, comment: str) -> Field:
+    where = f"{owner}.{proto.name}"
+    kind = _KINDS.get(proto.type.name)
+    type_name = proto.type_name.removeprefix(".")
+    if kind == "message":
+        kind = _WELL_KNOWN.get(type_name, kind)
+    if kind is None or iskeyword(proto.name) or (kind == "message" and not type_name.startswith("taskman.")):
+        raise GenerationError(
+            f"{where}: a field of this name or type ({type_name or proto.type.name}) is not supported"
+        )
+    options = proto.options
+    return Field(
+        name=proto.name,
+        comment=comment,
+        kind=kind,
+        type=type_name,
+        repeated=proto.label == FieldDescriptorProto.Label.REPEATED,
+        optional=proto.proto3_optional or bool(proto.has_field("oneof_index")),
+        secret=options is not None and ext_field in options and options[ext_field].secret,
+        rules=options[ext_validate] if options is not None and ext_validate in options else FieldRules(),
+    )
+
+
+def _enum(area: str, proto: EnumDescriptorProto, comment: str) -> Enum:
+    return Enum(proto.name, area, comment, tuple(value.name for value in proto.value))
+
+
+def _method(area: str, service: str, proto: MethodDescriptorProto, comment: str) -> Iterator[Method]:
+    options = proto.options
+    if options is None or ext_http not in options or ext_rule not in options:
+        return
+    http, rule = options[ext_http], options[ext_rule]
+    if http.pattern is None or not isinstance(http.pattern.value, str):
+        raise GenerationError(f"{service}.{proto.name}: google.api.http needs get, post, put, patch or delete")
+    if proto.client_streaming:
+        raise GenerationError(f"{service}.{proto.name}: the SDK cannot say client streaming yet")
+    yield Method(
+        name=proto.name,
+        service=service,
+        area=area,
+        comment=comment,
+        input=proto.input_type.removeprefix("."),
+        output=proto.output_type.removeprefix("."),
+        access="permission" if rule.permission else _ACCESS[rule.access],
+        rule=rule,
+        streaming=proto.server_streaming,
+        verb=http.pattern.field.upper(),
+        template=http.pattern.value,
+        body=http.body,
+    )
