@@ -1,0 +1,65 @@
+"""Identifiers: `task_01j…`, typed by their prefix and sortable by the time they were made.
+
+An id is a prefix, an underscore and the 26 Crockford base32 digits (lower case) of a UUID version 7 (RFC 9562).
+Text order is time order to the millisecond, and the order of making within one process.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+
+import uuid_utils
+
+_STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
+_ENCODE = bytes.maketrans(_STANDARD, _CROCKFORD)
+_VALUES = {chr(digit): value for value, digit in enumerate(_CROCKFORD)}
+_SHAPE = re.compile(r"(?P<prefix>[a-z][a-z0-9]*(?:_[a-z0-9]+)*)_(?P<digits>[0-7][0-9a-hjkmnp-tv-z]{25})")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+_lock = threading.Lock()
+_last = 0
+
+
+def _digits(value: int) -> str:
+    # 26 digits hold 130 bits; b32encode works from the left, so the value is shifted to where its digits come first.
+    return base64.b32encode((value << 30).to_bytes(20, "big"))[:26].translate(_ENCODE).decode("ascii")
+
+
+def new_id(prefix: str) -> str:
+    """A new id, for example `new_id("task") == "task_01j…"`; greater than every id made before in this process."""
+    global _last
+    value = uuid_utils.uuid7().int
+    with _lock:
+        # The wall clock may be set back while we run; the order of making must hold all the same.
+        if value <= _last:
+            value = _last + 1
+        _last = value
+    return f"{prefix}_{_digits(value)}"
+
+
+def is_id(text: str, prefix: str | None = None) -> bool:
+    """Whether `text` has the shape of an id, and of one with this `prefix` when it is given."""
+    match = _SHAPE.fullmatch(text)
+    return match is not None and (prefix is None or match["prefix"] == prefix)
+
+
+def id_floor(prefix: str, time: datetime) -> str:
+    """The smallest id of `prefix` that can have been made at `time` (aware) or later, to the millisecond."""
+    milliseconds = max(0, (time - _EPOCH) // _MILLISECOND)
+    return f"{prefix}_{_digits(milliseconds << 80)}"
+
+
+def id_time(identifier: str) -> datetime:
+    """When an id was made: aware, UTC, to the millisecond. Raises ValueError when it has no id's shape."""
+    match = _SHAPE.fullmatch(identifier)
+    if match is None:
+        raise ValueError("not an id: expected a prefix, an underscore and 26 digits, for example task_01j…")
+    value = 0
+    for digit in match["digits"]:
+        value = value << 5 | _VALUES[digit]
+    return _EPOCH + (value >> 80) * _MILLISECOND
