@@ -67,10 +67,18 @@ def _bool(value: Any) -> Any:
     return value
 
 
-def _timestamp(value: Any) -> Any:
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise BadValue(f"should be a datetime with a time zone, not {type(value).__name__}")
+def _aware(value: Any) -> datetime:
+    if not isinstance(value, datetime):
+        raise BadValue(f"should be a datetime, not {type(value).__name__}")
+    if value.tzinfo is None:
+        raise BadValue("should be a datetime with a time zone, it has none")
     return value
+
+
+def _timestamp(value: Any) -> Any:
+    moment = _aware(value)
+    # the library takes the ends of the calendar for infinity, unless they come as messages
+    return _loose_timestamp(moment) if moment.year in (1, 9999) else moment
 
 
 def _duration(value: Any) -> Any:
@@ -80,7 +88,7 @@ def _duration(value: Any) -> Any:
 
 
 def _loose_timestamp(value: Any) -> Any:
-    since = _timestamp(value) - _EPOCH
+    since = _aware(value) - _EPOCH
     return Timestamp(seconds=since.days * 86400 + since.seconds, nanos=since.microseconds * 1000)
 
 

@@ -65,6 +65,8 @@ class Environment:
         hidden = dict.fromkeys(self.presence, cel.Type.BOOL)
         self._checker = cel.NewEnv(variables=checked | hidden)
         self._runtime = cel.NewEnv(variables=evaluated | hidden)
+        # it learns its variables' types at its first compile; without, it refuses datetimes
+        self._runtime.compile("true")
         self._converters = {name: converter(type_) for name, type_ in self.variables.items()}
         self._cached = lru_cache(maxsize=cache_size)(self._compile)
 

@@ -43,7 +43,8 @@ class Inspector:
 
     def __init__(self, tree: Tree, text: str, limits: Limits) -> None:
         self._tree, self._text, self._limits = tree, text, limits
-        self._nodes = self._joins = self._weight = 0
+        self._nodes = self._weight = 0
+        self._joins = {True: 0, False: 0}  # inside a macro or not
 
     def inspect(self) -> None:
         """Check the whole tree."""
@@ -76,9 +77,10 @@ class Inspector:
         if node.function == "_+_" and not _JOINS.isdisjoint(self._tree.overloads.get(node.id, ())):
             # map() and filter() are written out as one join of the accumulator and a list each round
             if not _gathers(node, inside):
-                self._joins += 1
-                bound = limits.inner_concatenations if inside else limits.concatenations
-                if self._joins > bound:
+                within = bool(inside)
+                self._joins[within] += 1
+                bound = limits.inner_concatenations if within else limits.concatenations
+                if self._joins[within] > bound:
                     self._refuse(node, f"more than {bound} strings or lists are joined", "compare the parts instead")
         elif node.function == "matches":
             self._pattern(node, inside)

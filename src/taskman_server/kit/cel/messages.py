@@ -65,7 +65,10 @@ def _sentence(
 def _unknown(
     name: str, text: str, position: Position, names: Collection[str], records: Collection[str]
 ) -> tuple[str, str, Position]:
-    start = text.rfind(name.split(".")[0], 0, position.offset + 1)
+    root = name.partition(".")[0]
+    start = text.rfind(root, 0, position.offset + 1)
+    if start < 0 or text[position.offset : position.offset + 1] != ".":
+        start = text.find(root, position.offset)
     if "." in name and start >= 0:
         position = Position.at(text, start)
     if name in records:

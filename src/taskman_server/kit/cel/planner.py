@@ -94,6 +94,8 @@ class Planner(Operators):
                 if source in self._columns:
                     return False
                 if source.partition(".")[0] not in self._constants:
+                    if not isinstance(node, Ident):
+                        return False  # to point at the name itself
                     self._refuse(node, f"`{source}` is not known to this list", "use the fields of its rows")
         return True
 
