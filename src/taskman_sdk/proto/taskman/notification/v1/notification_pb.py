@@ -893,6 +893,134 @@ class RetryDeliveryRequest(Message[_RetryDeliveryRequestFields]):
 
         delivery: str
 
+_SendMailRequestFields: TypeAlias = Literal["user", "email", "template", "variables"]
+
+class SendMailRequest(Message[_SendMailRequestFields]):
+    """
+    Which mail to whom.
+
+    ```proto
+    message taskman.notification.v1.SendMailRequest
+    ```
+
+    Attributes:
+        user:
+            The user it is for.
+
+            ```proto
+            string user = 1;
+            ```
+        email:
+            The address to send it to.
+
+            ```proto
+            string email = 2;
+            ```
+        template:
+            The template: `password_reset`, `set_up` or `registration_repeated`.
+
+            ```proto
+            string template = 3;
+            ```
+        variables:
+            What the template puts in, for example `link`.
+
+            ```proto
+            repeated taskman.notification.v1.MailVariable variables = 4;
+            ```
+    """
+
+    __slots__ = ("user", "email", "template", "variables")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            user: str = "",
+            email: str = "",
+            template: str = "",
+            variables: list[MailVariable] | None = None,
+        ) -> None:
+            pass
+
+        user: str
+        email: str
+        template: str
+        variables: list[MailVariable]
+
+_MailVariableFields: TypeAlias = Literal["name", "substitution"]
+
+class MailVariable(Message[_MailVariableFields]):
+    """
+    What a template puts in for a name. Never logged, kept no longer than the mail waits to be sent.
+
+    ```proto
+    message taskman.notification.v1.MailVariable
+    ```
+
+    Attributes:
+        name:
+            The name in the template.
+
+            ```proto
+            string name = 1;
+            ```
+        substitution:
+            What to put in.
+
+            ```proto
+            string substitution = 2;
+            ```
+    """
+
+    __slots__ = ("name", "substitution")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str = "",
+            substitution: str = "",
+        ) -> None:
+            pass
+
+        name: str
+        substitution: str
+
+_SendMailResponseFields: TypeAlias = Literal["delivery"]
+
+class SendMailResponse(Message[_SendMailResponseFields]):
+    """
+    The mail will be sent.
+
+    ```proto
+    message taskman.notification.v1.SendMailResponse
+    ```
+
+    Attributes:
+        delivery:
+            The delivery.
+
+            ```proto
+            string delivery = 1;
+            ```
+    """
+
+    __slots__ = ("delivery",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            delivery: str = "",
+        ) -> None:
+            pass
+
+        delivery: str
+
 _DeliveryEventFields: TypeAlias = Literal["delivery"]
 
 class DeliveryEvent(Message[_DeliveryEventFields]):
@@ -1007,7 +1135,7 @@ class NotificationResource(Message[_NotificationResourceFields]):
 
 
 _DESC = file_desc(
-    b'\n*taskman/notification/v1/notification.proto\x12\x17taskman.notification.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x8b\x02\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n\nevent_type\x18\x02 \x01(\tR\teventType\x12\x14\n\x05event\x18\x03 \x01(\tR\x05event\x12\x14\n\x05title\x18\x04 \x01(\tR\x05title\x12\x12\n\x04body\x18\x05 \x01(\tR\x04body\x12\x16\n\x06target\x18\x06 \x01(\tR\x06target\x127\n\tread_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\x08readTime\x12;\n\x0bcreate_time\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime"\x8b\x01\n\x18ListNotificationsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "\x90\x01\n\x19ListNotificationsResponse\x12K\n\rnotifications\x18\x01 \x03(\x0b2%.taskman.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"L\n\x1bMarkNotificationReadRequest\x12-\n\x0cnotification\x18\x01 \x01(\tR\x0cnotificationB\t\xbaH\x06r\x04\x10\x01\x18d"\x8f\x03\n\x07Webhook\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12#\n\x03url\x18\x02 \x01(\tR\x03urlB\x11\xbaH\x08r\x06\x18\xd0\x0f\x88\x01\x01\xbaH\x03\xd8\x01\x01\x12P\n\x0bevent_types\x18\x03 \x03(\tR\neventTypesB/\xbaH,\x92\x01)\x10d"%r#2!^(\\*|[a-z_]+(\\.[a-z_]+)*(\\.\\*)?)$\x12\x1a\n\x08disabled\x18\x04 \x01(\x08R\x08disabled\x12\x1e\n\x06secret\x18\x05 \x01(\tR\x06secretB\x06\xb2\xbb\x18\x02\x08\x01\x12*\n\x0bdescription\x18\x06 \x01(\tR\x0bdescriptionB\x08\xbaH\x05r\x03\x18\xe8\x07\x12;\n\x0bcreate_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1b\n\x04etag\x18\t \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"Z\n\x14CreateWebhookRequest\x12B\n\x07webhook\x18\x01 \x01(\x0b2 .taskman.notification.v1.WebhookR\x07webhookB\x06\xbaH\x03\xc8\x01\x01"8\n\x11GetWebhookRequest\x12#\n\x07webhook\x18\x01 \x01(\tR\x07webhookB\t\xbaH\x06r\x04\x10\x01\x18d"\x97\x01\n\x14UpdateWebhookRequest\x12B\n\x07webhook\x18\x01 \x01(\x0b2 .taskman.notification.v1.WebhookR\x07webhookB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"X\n\x14DeleteWebhookRequest\x12#\n\x07webhook\x18\x01 \x01(\tR\x07webhookB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x17\n\x15DeleteWebhookResponse"\x86\x01\n\x13ListWebhooksRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "|\n\x14ListWebhooksResponse\x12<\n\x08webhooks\x18\x01 \x03(\x0b2 .taskman.notification.v1.WebhookR\x08webhooks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"\x82\x03\n\x08Delivery\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07channel\x18\x02 \x01(\tR\x07channel\x12\x1d\n\nevent_type\x18\x03 \x01(\tR\teventType\x12\x14\n\x05event\x18\x04 \x01(\tR\x05event\x12\x1c\n\trecipient\x18\x05 \x01(\tR\trecipient\x12\x18\n\x07webhook\x18\x06 \x01(\tR\x07webhook\x12\x14\n\x05state\x18\x07 \x01(\tR\x05state\x12D\n\x08attempts\x18\x08 \x03(\x0b2(.taskman.notification.v1.DeliveryAttemptR\x08attempts\x12F\n\x11next_attempt_time\x18\t \x01(\x0b2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12;\n\x0bcreate_time\x18\n \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime"\x99\x01\n\x0fDeliveryAttempt\x12.\n\x04time\x18\x01 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n\x0bstatus_code\x18\x02 \x01(\x05R\nstatusCode\x12\x14\n\x05error\x18\x03 \x01(\tR\x05error\x12\x1f\n\x0bduration_ms\x18\x04 \x01(\x05R\ndurationMs"\x88\x01\n\x15ListDeliveriesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "\x83\x01\n\x16ListDeliveriesResponse\x12A\n\ndeliveries\x18\x01 \x03(\x0b2!.taskman.notification.v1.DeliveryR\ndeliveries\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken";\n\x12GetDeliveryRequest\x12%\n\x08delivery\x18\x01 \x01(\tR\x08deliveryB\t\xbaH\x06r\x04\x10\x01\x18d"=\n\x14RetryDeliveryRequest\x12%\n\x08delivery\x18\x01 \x01(\tR\x08deliveryB\t\xbaH\x06r\x04\x10\x01\x18d"\x81\x01\n\rDeliveryEvent\x12=\n\x08delivery\x18\x01 \x01(\x0b2!.taskman.notification.v1.DeliveryR\x08delivery:1\xaa\xbb\x18-\n\x16notification.delivered\n\x13notification.failed"\xe4\x01\n\x0cWebhookEvent\x12:\n\x07webhook\x18\x01 \x01(\x0b2 .taskman.notification.v1.WebhookR\x07webhook\x128\n\x06before\x18\x02 \x01(\x0b2 .taskman.notification.v1.WebhookR\x06before:^\xaa\xbb\x18Z\n\x1cnotification.webhook.created\n\x1cnotification.webhook.updated\n\x1cnotification.webhook.deleted"\\\n\x14NotificationResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07webhook\x18\x02 \x01(\tR\x07webhook:\x1a\xba\xbb\x18\x16\n\x08webhooks\n\ndeliveries2\xb2\r\n\x13NotificationService\x12\x9d\x01\n\x11ListNotifications\x121.taskman.notification.v1.ListNotificationsRequest\x1a2.taskman.notification.v1.ListNotificationsResponse"!\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notifications\xa2\xbb\x18\x04\x08\x02(\x01\x12\xaf\x01\n\x14MarkNotificationRead\x124.taskman.notification.v1.MarkNotificationReadRequest\x1a%.taskman.notification.v1.Notification":\x82\xd3\xe4\x93\x02.")/v1/notifications/{notification}:markRead:\x01*\xa2\xbb\x18\x02\x08\x02\x12\xb4\x01\n\rCreateWebhook\x12-.taskman.notification.v1.CreateWebhookRequest\x1a .taskman.notification.v1.Webhook"R\x82\xd3\xe4\x93\x02\x17"\x0c/v1/webhooks:\x07webhook\xa2\xbb\x181\x12\x0fwebhooks.create\x1a\x1cnotification.webhook.created \x01\x12\x8f\x01\n\nGetWebhook\x12*.taskman.notification.v1.GetWebhookRequest\x1a .taskman.notification.v1.Webhook"3\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/webhooks/{webhook}\xa2\xbb\x18\x11\x12\rwebhooks.read(\x01\x12\xbf\x01\n\rUpdateWebhook\x12-.taskman.notification.v1.UpdateWebhookRequest\x1a .taskman.notification.v1.Webhook"]\x82\xd3\xe4\x93\x02$2\x19/v1/webhooks/{webhook.id}:\x07webhook\xa2\xbb\x18/\x12\x0fwebhooks.update\x1a\x1cnotification.webhook.updated\x12\xc1\x01\n\rDeleteWebhook\x12-.taskman.notification.v1.DeleteWebhookRequest\x1a..taskman.notification.v1.DeleteWebhookResponse"Q\x82\xd3\xe4\x93\x02\x18*\x16/v1/webhooks/{webhook}\xa2\xbb\x18/\x12\x0fwebhooks.delete\x1a\x1cnotification.webhook.deleted\x12\x96\x01\n\x0cListWebhooks\x12,.taskman.notification.v1.ListWebhooksRequest\x1a-.taskman.notification.v1.ListWebhooksResponse")\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/webhooks\xa2\xbb\x18\x11\x12\rwebhooks.read(\x01\x12\xa0\x01\n\x0eListDeliveries\x12..taskman.notification.v1.ListDeliveriesRequest\x1a/.taskman.notification.v1.ListDeliveriesResponse"-\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/deliveries\xa2\xbb\x18\x13\x12\x0fdeliveries.read(\x01\x12\x97\x01\n\x0bGetDelivery\x12+.taskman.notification.v1.GetDeliveryRequest\x1a!.taskman.notification.v1.Delivery"8\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/deliveries/{delivery}\xa2\xbb\x18\x13\x12\x0fdeliveries.read(\x01\x12\xa3\x01\n\rRetryDelivery\x12-.taskman.notification.v1.RetryDeliveryRequest\x1a!.taskman.notification.v1.Delivery"@\x82\xd3\xe4\x93\x02$"\x1f/v1/deliveries/{delivery}:retry:\x01*\xa2\xbb\x18\x12\x12\x10deliveries.retryb\x06proto3',
+    b'\n*taskman/notification/v1/notification.proto\x12\x17taskman.notification.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x8b\x02\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n\nevent_type\x18\x02 \x01(\tR\teventType\x12\x14\n\x05event\x18\x03 \x01(\tR\x05event\x12\x14\n\x05title\x18\x04 \x01(\tR\x05title\x12\x12\n\x04body\x18\x05 \x01(\tR\x04body\x12\x16\n\x06target\x18\x06 \x01(\tR\x06target\x127\n\tread_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\x08readTime\x12;\n\x0bcreate_time\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime"\x8b\x01\n\x18ListNotificationsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "\x90\x01\n\x19ListNotificationsResponse\x12K\n\rnotifications\x18\x01 \x03(\x0b2%.taskman.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"L\n\x1bMarkNotificationReadRequest\x12-\n\x0cnotification\x18\x01 \x01(\tR\x0cnotificationB\t\xbaH\x06r\x04\x10\x01\x18d"\x8f\x03\n\x07Webhook\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12#\n\x03url\x18\x02 \x01(\tR\x03urlB\x11\xbaH\x08r\x06\x18\xd0\x0f\x88\x01\x01\xbaH\x03\xd8\x01\x01\x12P\n\x0bevent_types\x18\x03 \x03(\tR\neventTypesB/\xbaH,\x92\x01)\x10d"%r#2!^(\\*|[a-z_]+(\\.[a-z_]+)*(\\.\\*)?)$\x12\x1a\n\x08disabled\x18\x04 \x01(\x08R\x08disabled\x12\x1e\n\x06secret\x18\x05 \x01(\tR\x06secretB\x06\xb2\xbb\x18\x02\x08\x01\x12*\n\x0bdescription\x18\x06 \x01(\tR\x0bdescriptionB\x08\xbaH\x05r\x03\x18\xe8\x07\x12;\n\x0bcreate_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1b\n\x04etag\x18\t \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"Z\n\x14CreateWebhookRequest\x12B\n\x07webhook\x18\x01 \x01(\x0b2 .taskman.notification.v1.WebhookR\x07webhookB\x06\xbaH\x03\xc8\x01\x01"8\n\x11GetWebhookRequest\x12#\n\x07webhook\x18\x01 \x01(\tR\x07webhookB\t\xbaH\x06r\x04\x10\x01\x18d"\x97\x01\n\x14UpdateWebhookRequest\x12B\n\x07webhook\x18\x01 \x01(\x0b2 .taskman.notification.v1.WebhookR\x07webhookB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"X\n\x14DeleteWebhookRequest\x12#\n\x07webhook\x18\x01 \x01(\tR\x07webhookB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x17\n\x15DeleteWebhookResponse"\x86\x01\n\x13ListWebhooksRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "|\n\x14ListWebhooksResponse\x12<\n\x08webhooks\x18\x01 \x03(\x0b2 .taskman.notification.v1.WebhookR\x08webhooks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"\x82\x03\n\x08Delivery\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07channel\x18\x02 \x01(\tR\x07channel\x12\x1d\n\nevent_type\x18\x03 \x01(\tR\teventType\x12\x14\n\x05event\x18\x04 \x01(\tR\x05event\x12\x1c\n\trecipient\x18\x05 \x01(\tR\trecipient\x12\x18\n\x07webhook\x18\x06 \x01(\tR\x07webhook\x12\x14\n\x05state\x18\x07 \x01(\tR\x05state\x12D\n\x08attempts\x18\x08 \x03(\x0b2(.taskman.notification.v1.DeliveryAttemptR\x08attempts\x12F\n\x11next_attempt_time\x18\t \x01(\x0b2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12;\n\x0bcreate_time\x18\n \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTime"\x99\x01\n\x0fDeliveryAttempt\x12.\n\x04time\x18\x01 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n\x0bstatus_code\x18\x02 \x01(\x05R\nstatusCode\x12\x14\n\x05error\x18\x03 \x01(\tR\x05error\x12\x1f\n\x0bduration_ms\x18\x04 \x01(\x05R\ndurationMs"\x88\x01\n\x15ListDeliveriesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "\x83\x01\n\x16ListDeliveriesResponse\x12A\n\ndeliveries\x18\x01 \x03(\x0b2!.taskman.notification.v1.DeliveryR\ndeliveries\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken";\n\x12GetDeliveryRequest\x12%\n\x08delivery\x18\x01 \x01(\tR\x08deliveryB\t\xbaH\x06r\x04\x10\x01\x18d"=\n\x14RetryDeliveryRequest\x12%\n\x08delivery\x18\x01 \x01(\tR\x08deliveryB\t\xbaH\x06r\x04\x10\x01\x18d"\xda\x01\n\x0fSendMailRequest\x12\x1b\n\x04user\x18\x01 \x01(\tR\x04userB\x07\xbaH\x04r\x02\x18d\x12 \n\x05email\x18\x02 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x129\n\x08template\x18\x03 \x01(\tR\x08templateB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9_]{0,62}$\x12M\n\tvariables\x18\x04 \x03(\x0b2%.taskman.notification.v1.MailVariableR\tvariablesB\x08\xbaH\x05\x92\x01\x02\x10\x14"_\n\x0cMailVariable\x12\x1b\n\x04name\x18\x01 \x01(\tR\x04nameB\x07\xbaH\x04r\x02\x18d\x122\n\x0csubstitution\x18\x02 \x01(\tR\x0csubstitutionB\x0e\xbaH\x05r\x03\x18\x80 \xb2\xbb\x18\x02\x08\x01".\n\x10SendMailResponse\x12\x1a\n\x08delivery\x18\x01 \x01(\tR\x08delivery"\x81\x01\n\rDeliveryEvent\x12=\n\x08delivery\x18\x01 \x01(\x0b2!.taskman.notification.v1.DeliveryR\x08delivery:1\xaa\xbb\x18-\n\x16notification.delivered\n\x13notification.failed"\xe4\x01\n\x0cWebhookEvent\x12:\n\x07webhook\x18\x01 \x01(\x0b2 .taskman.notification.v1.WebhookR\x07webhook\x128\n\x06before\x18\x02 \x01(\x0b2 .taskman.notification.v1.WebhookR\x06before:^\xaa\xbb\x18Z\n\x1cnotification.webhook.created\n\x1cnotification.webhook.updated\n\x1cnotification.webhook.deleted"\\\n\x14NotificationResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n\x07webhook\x18\x02 \x01(\tR\x07webhook:\x1a\xba\xbb\x18\x16\n\x08webhooks\n\ndeliveries2\x9d\x0e\n\x13NotificationService\x12\x9d\x01\n\x11ListNotifications\x121.taskman.notification.v1.ListNotificationsRequest\x1a2.taskman.notification.v1.ListNotificationsResponse"!\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notifications\xa2\xbb\x18\x04\x08\x02(\x01\x12\xaf\x01\n\x14MarkNotificationRead\x124.taskman.notification.v1.MarkNotificationReadRequest\x1a%.taskman.notification.v1.Notification":\x82\xd3\xe4\x93\x02.")/v1/notifications/{notification}:markRead:\x01*\xa2\xbb\x18\x02\x08\x02\x12\xb4\x01\n\rCreateWebhook\x12-.taskman.notification.v1.CreateWebhookRequest\x1a .taskman.notification.v1.Webhook"R\x82\xd3\xe4\x93\x02\x17"\x0c/v1/webhooks:\x07webhook\xa2\xbb\x181\x12\x0fwebhooks.create\x1a\x1cnotification.webhook.created \x01\x12\x8f\x01\n\nGetWebhook\x12*.taskman.notification.v1.GetWebhookRequest\x1a .taskman.notification.v1.Webhook"3\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/webhooks/{webhook}\xa2\xbb\x18\x11\x12\rwebhooks.read(\x01\x12\xbf\x01\n\rUpdateWebhook\x12-.taskman.notification.v1.UpdateWebhookRequest\x1a .taskman.notification.v1.Webhook"]\x82\xd3\xe4\x93\x02$2\x19/v1/webhooks/{webhook.id}:\x07webhook\xa2\xbb\x18/\x12\x0fwebhooks.update\x1a\x1cnotification.webhook.updated\x12\xc1\x01\n\rDeleteWebhook\x12-.taskman.notification.v1.DeleteWebhookRequest\x1a..taskman.notification.v1.DeleteWebhookResponse"Q\x82\xd3\xe4\x93\x02\x18*\x16/v1/webhooks/{webhook}\xa2\xbb\x18/\x12\x0fwebhooks.delete\x1a\x1cnotification.webhook.deleted\x12\x96\x01\n\x0cListWebhooks\x12,.taskman.notification.v1.ListWebhooksRequest\x1a-.taskman.notification.v1.ListWebhooksResponse")\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/webhooks\xa2\xbb\x18\x11\x12\rwebhooks.read(\x01\x12\xa0\x01\n\x0eListDeliveries\x12..taskman.notification.v1.ListDeliveriesRequest\x1a/.taskman.notification.v1.ListDeliveriesResponse"-\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/deliveries\xa2\xbb\x18\x13\x12\x0fdeliveries.read(\x01\x12\x97\x01\n\x0bGetDelivery\x12+.taskman.notification.v1.GetDeliveryRequest\x1a!.taskman.notification.v1.Delivery"8\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/deliveries/{delivery}\xa2\xbb\x18\x13\x12\x0fdeliveries.read(\x01\x12\xa3\x01\n\rRetryDelivery\x12-.taskman.notification.v1.RetryDeliveryRequest\x1a!.taskman.notification.v1.Delivery"@\x82\xd3\xe4\x93\x02$"\x1f/v1/deliveries/{delivery}:retry:\x01*\xa2\xbb\x18\x12\x12\x10deliveries.retry\x12i\n\x08SendMail\x12(.taskman.notification.v1.SendMailRequest\x1a).taskman.notification.v1.SendMailResponse"\x08\xa2\xbb\x18\x04\x08\x03 \x01b\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
@@ -1034,6 +1162,9 @@ _DESC = file_desc(
         "ListDeliveriesResponse": ListDeliveriesResponse,
         "GetDeliveryRequest": GetDeliveryRequest,
         "RetryDeliveryRequest": RetryDeliveryRequest,
+        "SendMailRequest": SendMailRequest,
+        "MailVariable": MailVariable,
+        "SendMailResponse": SendMailResponse,
         "DeliveryEvent": DeliveryEvent,
         "WebhookEvent": WebhookEvent,
         "NotificationResource": NotificationResource,
