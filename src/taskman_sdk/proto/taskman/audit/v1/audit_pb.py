@@ -390,6 +390,54 @@ class VerifyEventsResponse(Message[_VerifyEventsResponseFields]):
         first_invalid_sequence: int
         problem: str
 
+_AuditReadFields: TypeAlias = Literal["operation", "filter", "count"]
+
+class AuditRead(Message[_AuditReadFields]):
+    """
+    Payload of `audit.read`: reading the log is on record too (AUDIT-1).
+
+    ```proto
+    message taskman.audit.v1.AuditRead
+    ```
+
+    Attributes:
+        operation:
+            What was done: `list`, `get` or `verify`.
+
+            ```proto
+            string operation = 1;
+            ```
+        filter:
+            The filter of a list.
+
+            ```proto
+            string filter = 2;
+            ```
+        count:
+            How many records were answered, or walked.
+
+            ```proto
+            int32 count = 3;
+            ```
+    """
+
+    __slots__ = ("operation", "filter", "count")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            operation: str = "",
+            filter: str = "",
+            count: int = 0,
+        ) -> None:
+            pass
+
+        operation: str
+        filter: str
+        count: int
+
 _AuditResourceFields: TypeAlias = Literal["id", "type", "actor", "target_id"]
 
 class AuditResource(Message[_AuditResourceFields]):
@@ -448,7 +496,7 @@ class AuditResource(Message[_AuditResourceFields]):
 
 
 _DESC = file_desc(
-    b'\n\x1ctaskman/audit/v1/audit.proto\x12\x10taskman.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\xf8\x02\n\nAuditEvent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x125\n\x06target\x18\x04 \x01(\x0b2\x1d.taskman.audit.v1.AuditTargetR\x06target\x12\x16\n\x06result\x18\x05 \x01(\tR\x06result\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12\x1d\n\nrequest_id\x18\x07 \x01(\tR\trequestId\x12\x16\n\x06source\x18\x08 \x01(\tR\x06source\x12\x1d\n\nip_address\x18\t \x01(\tR\tipAddress\x12+\n\x04data\x18\n \x01(\x0b2\x17.google.protobuf.StructR\x04data\x12\x1a\n\x08sequence\x18\x0b \x01(\x03R\x08sequence\x12\x12\n\x04hash\x18\x0c \x01(\tR\x04hash"1\n\x0bAuditTarget\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id"\x84\x01\n\x11ListEventsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "r\n\x12ListEventsResponse\x124\n\x06events\x18\x01 \x03(\x0b2\x1c.taskman.audit.v1.AuditEventR\x06events\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"2\n\x0fGetEventRequest\x12\x1f\n\x05event\x18\x01 \x01(\tR\x05eventB\t\xbaH\x06r\x04\x10\x01\x18d"\x15\n\x13VerifyEventsRequest"\xb7\x01\n\x14VerifyEventsResponse\x12\x14\n\x05valid\x18\x01 \x01(\x08R\x05valid\x12%\n\x0everified_count\x18\x02 \x01(\x03R\rverifiedCount\x12\x12\n\x04head\x18\x03 \x01(\tR\x04head\x124\n\x16first_invalid_sequence\x18\x04 \x01(\x03R\x14firstInvalidSequence\x12\x18\n\x07problem\x18\x05 \x01(\tR\x07problem"s\n\rAuditResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1b\n\ttarget_id\x18\x04 \x01(\tR\x08targetId:\x0b\xba\xbb\x18\x07\n\x05audit2\xad\x03\n\x0cAuditService\x12\x83\x01\n\nListEvents\x12#.taskman.audit.v1.ListEventsRequest\x1a$.taskman.audit.v1.ListEventsResponse"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit/events\xa2\xbb\x18\x0e\x12\naudit.read(\x01\x12\x7f\n\x08GetEvent\x12!.taskman.audit.v1.GetEventRequest\x1a\x1c.taskman.audit.v1.AuditEvent"2\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/audit/events/{event}\xa2\xbb\x18\x0e\x12\naudit.read(\x01\x12\x95\x01\n\x0cVerifyEvents\x12%.taskman.audit.v1.VerifyEventsRequest\x1a&.taskman.audit.v1.VerifyEventsResponse"6\x82\xd3\xe4\x93\x02\x1c"\x17/v1/audit/events:verify:\x01*\xa2\xbb\x18\x10\x12\x0caudit.verify(\x01b\x06proto3',
+    b'\n\x1ctaskman/audit/v1/audit.proto\x12\x10taskman.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\xf8\x02\n\nAuditEvent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x125\n\x06target\x18\x04 \x01(\x0b2\x1d.taskman.audit.v1.AuditTargetR\x06target\x12\x16\n\x06result\x18\x05 \x01(\tR\x06result\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12\x1d\n\nrequest_id\x18\x07 \x01(\tR\trequestId\x12\x16\n\x06source\x18\x08 \x01(\tR\x06source\x12\x1d\n\nip_address\x18\t \x01(\tR\tipAddress\x12+\n\x04data\x18\n \x01(\x0b2\x17.google.protobuf.StructR\x04data\x12\x1a\n\x08sequence\x18\x0b \x01(\x03R\x08sequence\x12\x12\n\x04hash\x18\x0c \x01(\tR\x04hash"1\n\x0bAuditTarget\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id"\x84\x01\n\x11ListEventsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80\x10\x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "r\n\x12ListEventsResponse\x124\n\x06events\x18\x01 \x03(\x0b2\x1c.taskman.audit.v1.AuditEventR\x06events\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"2\n\x0fGetEventRequest\x12\x1f\n\x05event\x18\x01 \x01(\tR\x05eventB\t\xbaH\x06r\x04\x10\x01\x18d"\x15\n\x13VerifyEventsRequest"\xb7\x01\n\x14VerifyEventsResponse\x12\x14\n\x05valid\x18\x01 \x01(\x08R\x05valid\x12%\n\x0everified_count\x18\x02 \x01(\x03R\rverifiedCount\x12\x12\n\x04head\x18\x03 \x01(\tR\x04head\x124\n\x16first_invalid_sequence\x18\x04 \x01(\x03R\x14firstInvalidSequence\x12\x18\n\x07problem\x18\x05 \x01(\tR\x07problem"i\n\tAuditRead\x12\x1c\n\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n\x06filter\x18\x02 \x01(\tR\x06filter\x12\x14\n\x05count\x18\x03 \x01(\x05R\x05count:\x10\xaa\xbb\x18\x0c\n\naudit.read"s\n\rAuditResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1b\n\ttarget_id\x18\x04 \x01(\tR\x08targetId:\x0b\xba\xbb\x18\x07\n\x05audit2\xd2\x03\n\x0cAuditService\x12\x8f\x01\n\nListEvents\x12#.taskman.audit.v1.ListEventsRequest\x1a$.taskman.audit.v1.ListEventsResponse"6\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit/events\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\x8b\x01\n\x08GetEvent\x12!.taskman.audit.v1.GetEventRequest\x1a\x1c.taskman.audit.v1.AuditEvent">\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/audit/events/{event}\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\xa1\x01\n\x0cVerifyEvents\x12%.taskman.audit.v1.VerifyEventsRequest\x1a&.taskman.audit.v1.VerifyEventsResponse"B\x82\xd3\xe4\x93\x02\x1c"\x17/v1/audit/events:verify:\x01*\xa2\xbb\x18\x1c\x12\x0caudit.verify\x1a\naudit.read(\x01b\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
@@ -464,6 +512,7 @@ _DESC = file_desc(
         "GetEventRequest": GetEventRequest,
         "VerifyEventsRequest": VerifyEventsRequest,
         "VerifyEventsResponse": VerifyEventsResponse,
+        "AuditRead": AuditRead,
         "AuditResource": AuditResource,
     },
 )
