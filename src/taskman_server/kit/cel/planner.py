@@ -7,11 +7,11 @@ both leave everything else undecided, so `&&`, `||` and `!` carry over as they a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import ColumnElement, case, false, not_, true
-from sqlalchemy.sql.elements import Grouping
+from sqlalchemy.sql.elements import ClauseElement, Grouping
 
 from taskman_server.kit.cel.errors import CelEvaluationError, CelUnplannable
 from taskman_server.kit.cel.operators import MAX_LIST, Operators
@@ -30,7 +30,7 @@ from taskman_server.kit.cel.parts import (
     null_bool,
 )
 from taskman_server.kit.cel.sql import Collection
-from taskman_server.kit.cel.tree import Call, Comprehension, Const, Ident, ListNode, Node, Select, Struct, free_names
+from taskman_server.kit.cel.tree import Call, Comprehension, Const, Ident, ListNode, Node, Select, Struct
 
 if TYPE_CHECKING:
     from taskman_server.kit.cel.environment import Program
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _ORDERS = frozenset({"_<_", "_<=_", "_>_", "_>=_"})
 _ARITHMETIC = frozenset({"_+_", "_-_", "_*_", "_/_", "_%_"})
 _TEXT = frozenset({"contains", "startsWith", "endsWith"})
+MAX_WEIGHT = 5000
+"""The most elements (columns, parameters, operators) one condition may have."""
 
 
 class Planner(Operators):
@@ -50,6 +52,7 @@ class Planner(Operators):
         self._columns = columns
         self._constants = constants
         self._locals: dict[str, Part] = {}
+        self._weights: dict[int, tuple[ClauseElement, int]] = {}
 
     def plan(self) -> ColumnElement[bool]:
         """The condition; raises `CelUnplannable`."""
@@ -74,17 +77,31 @@ class Planner(Operators):
             case Ident():
                 return self._ident(node)
             case Call():
-                return self._call(node)
+                return self._measured(node, self._call(node))
             case ListNode():
                 return Items(tuple(self._scalar(item) for item in node.elements))
             case Comprehension():
-                return self._comprehension(node)
+                return self._measured(node, self._comprehension(node))
             case Select() | Struct():
                 self._refuse(node, "a field of a map cannot be searched", "use a declared field")
         raise AssertionError(node)
 
+    def _measured(self, node: Node, part: Part) -> Part:
+        """`part`, unless its SQL is too large: CASE says an operand twice, so nesting could double it each time."""
+        if isinstance(part, Sql) and self._weight(part.element) > MAX_WEIGHT:
+            self._refuse(node, "this part makes the query too large", "nest less, or use shorter lists")
+        return part
+
+    def _weight(self, element: ClauseElement) -> int:
+        known = self._weights.get(id(element))
+        if known is None:
+            # the element is kept with its weight, so that its id is not given to another
+            known = element, 1 + sum(self._weight(child) for child in _below(element))
+            self._weights[id(element)] = known
+        return known[1]
+
     def _constant(self, node: Node) -> bool:
-        for name in free_names(node):
+        for name in self._program.free_names(node):
             local = self._locals.get(name)
             if local is not None:
                 if not isinstance(local, Folded):
@@ -198,6 +215,7 @@ class Planner(Operators):
         found: Scalar = Folded(not some)
         for item in items:
             found = logic(not some, found, self._with(node, item, body))
+            self._measured(node, found)
         return found
 
     def _with(self, node: Comprehension, item: Part, body: Node) -> Scalar:
@@ -244,3 +262,7 @@ def _predicate(node: Comprehension) -> tuple[bool, Node] | None:
     if step.function == "_&&_" and initial.value is True:
         return False, step.args[1]
     return None
+
+
+def _below(element: ClauseElement) -> Iterable[ClauseElement]:
+    return (child for child in element.get_children() if isinstance(child, ClauseElement))
