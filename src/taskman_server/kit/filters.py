@@ -9,8 +9,19 @@ from protobuf import DescField, DescFieldValueList, DescFieldValueMessage, DescF
 
 from taskman_sdk import codec
 from taskman_sdk.errors import FieldViolation, InvalidArgumentError
-from taskman_server.kit.cel import BOOL, INT, STRING, TIMESTAMP, CelError, CelType, Environment, Program
-from taskman_server.kit.cel import list_of, nullable, record
+from taskman_server.kit.cel import (
+    BOOL,
+    INT,
+    STRING,
+    TIMESTAMP,
+    CelError,
+    CelType,
+    Environment,
+    Program,
+    list_of,
+    nullable,
+    record,
+)
 
 __all__ = ["PRINCIPAL", "bad_expression", "compile_filter", "list_environment", "policy_environment"]
 

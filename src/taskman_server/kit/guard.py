@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cachebox import TTLCache
 
@@ -26,16 +26,31 @@ from taskman_sdk.proto.taskman.authorization.v1.authorization_pb import (
 )
 from taskman_server.kit.cel import Environment, Program
 from taskman_server.kit.filters import policy_environment
-from taskman_server.kit.rpc.call import Call, service_principal
-from taskman_server.kit.rpc.channel import CallOptions, Channels
+from taskman_server.kit.rpc.call import Principal, service_principal
+from taskman_server.kit.rpc.channel import CallOptions, Channels, Origin
 
 if TYPE_CHECKING:
     from taskman_server.kit.telemetry import Telemetry
 
-__all__ = ["TTL", "Guard", "Scope", "environment_for"]
+__all__ = ["TTL", "Caller", "Guard", "Scope", "environment_for"]
 
 TTL: Final = 0.5
 SIZE: Final = 20_000
+
+
+class Caller(Protocol):
+    """Somebody who calls: a `Call` in a service, or its like at the edge."""
+
+    @property
+    def method(self) -> contract.Method: ...
+    @property
+    def principal(self) -> Principal: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def now(self) -> datetime: ...
 
 
 @cache
@@ -82,10 +97,10 @@ class Guard:
         self._channels = channels
         self._service = service
         self._telemetry = telemetry
-        self._plans: TTLCache[tuple[str, str, str], _Plan] = TTLCache(SIZE, ttl=TTL)
+        self._plans: TTLCache[tuple[str, str, str], _Plan] = TTLCache(SIZE, global_ttl=TTL)
         self._asking: dict[tuple[str, str, str], asyncio.Task[_Plan]] = {}
 
-    async def require_possible(self, call: Call, permission: str) -> None:
+    async def require_possible(self, call: Caller, permission: str) -> None:
         """The coarse decision: whether the principal could do this to anything at all.
 
         Raises:
@@ -100,14 +115,14 @@ class Guard:
                 metadata={"permission": permission},
             )
 
-    async def allows(self, call: Call, permission: str, resource: Mapping[str, Any]) -> bool:
+    async def allows(self, call: Caller, permission: str, resource: Mapping[str, Any]) -> bool:
         """The fine decision, on the resource's attributes. Doubt denies."""
         scope = await self.scope(call, permission)
         if scope.program is None:
             return not scope.denied
         return scope.program.test({"resource": resource, **scope.constants})
 
-    async def scope(self, call: Call, permission: str) -> Scope:
+    async def scope(self, call: Caller, permission: str) -> Scope:
         """The rights of the call's principal to a permission."""
         principal = call.principal
         if principal.type == "service":
@@ -116,7 +131,7 @@ class Guard:
         plan = self._plans.get(key) or await self._plan_once(key, call)
         return Scope(plan.kind, plan.program, _constants(plan.principal, call.now))
 
-    async def report(self, call: Call, permission: str, resource: Mapping[str, Any]) -> None:
+    async def report(self, call: Caller, permission: str, resource: Mapping[str, Any]) -> None:
         """Puts a refused attempt on record (AUDIT-1), before the caller is told."""
         request = ReportDenialRequest(
             permission=permission,
@@ -127,9 +142,9 @@ class Guard:
         try:
             await self._ask(call, "AuthorizationService.ReportDenial", request)
         except Exception as error:  # the refusal stands even where it cannot be recorded
-            self._telemetry.fault(call, error)
+            self._telemetry.fault(call.method, call.request_id, error)
 
-    async def _plan_once(self, key: tuple[str, str, str], call: Call) -> _Plan:
+    async def _plan_once(self, key: tuple[str, str, str], call: Caller) -> _Plan:
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.create_task(self._plan(key, call))
@@ -138,7 +153,7 @@ class Guard:
         self._plans[key] = plan
         return plan
 
-    async def _plan(self, key: tuple[str, str, str], call: Call) -> _Plan:
+    async def _plan(self, key: tuple[str, str, str], call: Caller) -> _Plan:
         organization, principal, permission = key
         request = PlanResourcesRequest(principal=principal, permission=permission)
         answer = await self._ask(call, "AuthorizationService.PlanResources", request)
@@ -149,7 +164,7 @@ class Guard:
         attributes = {"id": principal, "type": "user", "organization": organization, "roles": list(answer.roles)}
         return _Plan(answer.kind, program, attributes)
 
-    async def _ask(self, call: Call, operation: str, request: Any) -> Any:
+    async def _ask(self, call: Caller, operation: str, request: Any) -> Any:
         principal = call.principal
         caller = service_principal(self._service, principal.organization, principal.actor or principal.id)
         options = CallOptions(metadata={"x-request-id": call.request_id}, caller=caller, timeout=5, origin=call.origin)

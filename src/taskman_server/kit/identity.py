@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cachebox import TTLCache
 
 from taskman_sdk import contract
 from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import ValidateTokenRequest, ValidateTokenResponse
-from taskman_server.kit.rpc.call import Context, Principal, service_principal
+from taskman_server.kit.rpc.call import Principal, service_principal
 from taskman_server.kit.rpc.channel import CallOptions, Channels
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ TTL: Final = 1.0
 SIZE: Final = 10_000
 
 
+class Identified(Protocol):
+    """A request that has an id."""
+
+    @property
+    def request_id(self) -> str: ...
+
+
 class Authenticator:
     """Verifies access tokens by `AuthenticationService.ValidateToken`, with a short memory."""
 
@@ -33,10 +40,10 @@ class Authenticator:
         self._channels = channels
         self._caller = service_principal(service, "")
         self._clock = clock
-        self._known: TTLCache[bytes, tuple[Principal, float]] = TTLCache(SIZE, ttl=TTL)
+        self._known: TTLCache[bytes, tuple[Principal, float]] = TTLCache(SIZE, global_ttl=TTL)
         self._asking: dict[bytes, asyncio.Task[tuple[Principal, float]]] = {}
 
-    async def authenticate(self, token: str, context: Context) -> Principal:
+    async def authenticate(self, token: str, caller: Identified) -> Principal:
         """Whose token it is.
 
         Raises:
@@ -46,13 +53,13 @@ class Authenticator:
         key = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=20).digest()
         known = self._known.get(key)
         if known is None or known[1] <= self._clock.now().timestamp():
-            known = await self._ask_once(key, token, context)
+            known = await self._ask_once(key, token, caller.request_id)
         return known[0]
 
-    async def _ask_once(self, key: bytes, token: str, context: Context) -> tuple[Principal, float]:
+    async def _ask_once(self, key: bytes, token: str, request_id: str) -> tuple[Principal, float]:
         task = self._asking.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.create_task(self._ask(token, context.request_id))
+            task = self._asking[key] = asyncio.create_task(self._ask(token, request_id))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         known = await asyncio.shield(task)
         self._known[key] = known
@@ -64,7 +71,9 @@ class Authenticator:
             ValidateTokenRequest(access_token=token),
             CallOptions(caller=self._caller, timeout=5, metadata={"x-request-id": request_id}),
         )
-        assert isinstance(answer, ValidateTokenResponse) and answer.principal is not None and answer.expire_time
+        assert isinstance(answer, ValidateTokenResponse)
+        assert answer.principal is not None
+        assert answer.expire_time is not None
         found = answer.principal
         principal = Principal(found.id, "user", found.organization, found.session)
         return principal, answer.expire_time.to_seconds()

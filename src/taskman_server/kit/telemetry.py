@@ -97,9 +97,38 @@ class Telemetry:
         pair[0].inc()
         pair[1].observe(seconds)
 
-    def fault(self, call: Call, error: BaseException) -> None:
+    def fault(self, method: contract.Method, request_id: str, error: BaseException) -> None:
         """Logs a fault of ours with its traceback; the caller only sees the request id."""
-        self.log.error("fault", method=call.method.operation_id, request_id=call.request_id, exc_info=error)
+        self.log.error("fault", method=method.operation_id, request_id=request_id, exc_info=error)
+
+    def request(
+        self,
+        *,
+        verb: str,
+        route: str,
+        path: str,
+        status: int,
+        seconds: float,
+        principal: str,
+        request_id: str,
+        ip_address: str,
+        reason: str,
+    ) -> None:
+        """One line for each request at the edge, without query, body or token; and its metrics (GATE-7)."""
+        self._metrics.requests.labels(route or "none", str(status)).inc()
+        log = self.log.warning if status >= 500 else self.log.info
+        log(
+            "request",
+            verb=verb,
+            route=route,
+            path=path,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            principal=principal,
+            request_id=request_id,
+            ip=ip_address,
+            **({"reason": reason} if reason else {}),
+        )
 
     def consumer_lag(self, queue: str, depth: int) -> None:
         """How many messages wait in a queue."""
@@ -117,6 +146,9 @@ class _Metrics:
             ["service", "method"],
             registry=registry,
             buckets=_BUCKETS,
+        )
+        self.requests = Counter(
+            "taskman_http_requests", "Requests at the edge, by status.", ["route", "status"], registry=registry
         )
         self.queue_depth = Gauge("taskman_queue_depth", "Messages that wait.", ["queue"], registry=registry)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -180,16 +180,20 @@ class GrpcChannel:
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._channel.close()
+        await self._channel.close(None)
+
+
+def _pairs(metadata: Any) -> Iterator[tuple[str, str | bytes]]:
+    yield from metadata or ()
 
 
 def _text(metadata: Any) -> dict[str, str]:
-    return {key: value for key, value in metadata or () if isinstance(value, str)}
+    return {key: value for key, value in _pairs(metadata) if isinstance(value, str)}
 
 
 def error_of_rpc(error: grpc.aio.AioRpcError) -> TaskManError:
     """Our error for what gRPC raised, with all details where a server of ours sent them."""
-    for key, value in error.trailing_metadata() or ():
+    for key, value in _pairs(error.trailing_metadata()):
         if key == STATUS_DETAILS:
             return wire.from_status(codec.from_binary(Status, value if isinstance(value, bytes) else value.encode()))
     number = error.code().value[0]

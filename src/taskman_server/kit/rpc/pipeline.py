@@ -1,4 +1,4 @@
-"""The pipeline in front of every handler: deadline, caller, permission, validation, idempotency, errors, span, metrics."""
+"""The pipeline in front of every handler: deadline, caller, permission, validation, idempotency, errors, span."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ class Pipeline:
                 retry_after=1,
             )
         else:
-            self._runtime.telemetry.fault(call, error)
+            self._runtime.telemetry.fault(call.method, call.request_id, error)
             known = InternalError(
                 f"A fault on our side; nothing was changed. The log has it under request {call.request_id}.",
                 reason="INTERNAL",

@@ -1,0 +1,148 @@
+"""The little HTTP that the gateway needs of ASGI: reading a request with its limits, writing an answer."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskman_sdk import wire
+from taskman_sdk.errors import CancelledError, InvalidArgumentError, TaskManError, UnauthenticatedError
+
+__all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "respond"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON: Final = b"application/json"
+NDJSON: Final = b"application/x-ndjson"
+PROBLEM: Final = b"application/problem+json"
+MAX_HEADERS: Final = 100
+MAX_TARGET: Final = 16_384
+_SECURITY: Final[Headers] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+]
+
+
+@dataclass(slots=True)
+class Request:
+    """A request at the edge.
+
+    Attributes:
+        verb: the HTTP method.
+        path: the path as sent, percent-encoded.
+        query: the query string as sent.
+        headers: by name in lower case; of several the last one counts.
+        ip_address: the client's address, from the connection or a trusted proxy.
+        request_id: from the client where it is well formed, else made here.
+    """
+
+    verb: str
+    path: str
+    query: bytes
+    headers: Mapping[str, str]
+    ip_address: str
+    request_id: str
+
+    @classmethod
+    def of(cls, scope: Scope, request_id: Callable[[str], str], trusted: Sequence[Any]) -> Request:
+        """Reads the head of a request.
+
+        Raises:
+            InvalidArgumentError: it is larger than any that we answer.
+        """
+        raw = scope["headers"]
+        path = scope.get("raw_path") or scope["path"].encode()
+        if len(path) + len(scope["query_string"]) > MAX_TARGET:
+            raise InvalidArgumentError(
+                f"The address of the request is longer than {MAX_TARGET} bytes.", reason="REQUEST_URI_TOO_LONG"
+            )
+        if len(raw) > MAX_HEADERS:
+            raise InvalidArgumentError(
+                f"The request has more than {MAX_HEADERS} headers.", reason="REQUEST_HEADERS_TOO_LARGE"
+            )
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+        address = _client(scope, headers.get("x-forwarded-for", ""), trusted)
+        return cls(
+            scope["method"],
+            path.decode("latin-1"),
+            scope["query_string"],
+            headers,
+            address,
+            request_id(headers.get("x-request-id", "")),
+        )
+
+
+def _client(scope: Scope, forwarded: str, trusted: Sequence[Any]) -> str:
+    address = str((scope.get("client") or ("",))[0])
+    if not trusted or not forwarded:
+        return address
+    # From the right: each hop that is ours vouches for the one before it.
+    for hop in [*reversed([part.strip() for part in forwarded.split(",")]), ""]:
+        try:
+            if not any(ipaddress.ip_address(address) in network for network in trusted):
+                return address
+            ipaddress.ip_address(hop)
+        except ValueError:
+            return address
+        address = hop
+    return address
+
+
+async def read_body(receive: Receive, limit: int, declared: str) -> bytes:
+    """Reads the body.
+
+    Raises:
+        InvalidArgumentError: it is larger than the limit; no more than that was read.
+        CancelledError: the client went away.
+    """
+    too_large = InvalidArgumentError(
+        f"The body is larger than {limit} bytes. Send less at once.", reason="REQUEST_TOO_LARGE"
+    )
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    message = await receive()
+    if not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise too_large
+        return body
+    chunks, size = [message.get("body", b"")], len(message.get("body", b""))
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CancelledError("The client went away before its request was whole.")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_large
+    return b"".join(chunks)
+
+
+async def respond(
+    send: Send, status: int, body: bytes, kind: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Sends an answer."""
+    head: Headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *_SECURITY, *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+def problem(error: TaskManError, instance: str) -> tuple[int, bytes, Headers]:
+    """An error as status, problem document and headers (RFC 9457; RFC 9110 for the headers)."""
+    document = wire.to_problem(error)
+    document["instance"] = instance
+    headers: Headers = []
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
+    if isinstance(error, UnauthenticatedError):
+        detail = ', error="invalid_token"' if error.reason != "TOKEN_MISSING" else ""
+        headers.append((b"www-authenticate", f'Bearer realm="taskman"{detail}'.encode()))
+    if allowed := error.metadata.get("allow"):
+        headers.append((b"allow", allowed.encode("latin-1")))
+    return error.http_status, json.dumps(document, ensure_ascii=False).encode(), headers
