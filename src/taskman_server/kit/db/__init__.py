@@ -96,5 +96,8 @@ class Database(Executor, Protocol):
         Writers take turns in the order they asked. Raises RuntimeError when the same task is inside one already.
         """
 
+    async def settled(self) -> None:
+        """Return when every commit that could be read up to now is durable."""
+
     async def close(self) -> None:
         """Finish what is running and close. Later calls raise DatabaseUnavailable."""

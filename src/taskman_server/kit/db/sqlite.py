@@ -135,6 +135,11 @@ class SqliteDatabase:
         """See `kit.db.Database.transaction`."""
         return SqliteTransaction(self, durable=durable, offload=offload)
 
+    async def settled(self) -> None:
+        """Return when every commit that could be read up to now is on disk."""
+        if self.group is not None and self.group.busy:
+            await self.group.submit(())
+
     async def close(self) -> None:
         """Wait for the running transaction and for the disk, then close."""
         if self._closed:

@@ -45,6 +45,11 @@ class GroupCommit:
             self._task = loop.create_task(self._run(), name=f"sync-{self._name}")
         return future
 
+    @property
+    def busy(self) -> bool:
+        """Whether commits wait for the disk."""
+        return self._task is not None and not self._task.done()
+
     async def close(self) -> None:
         """Sync what waits, then stop."""
         while self._task is not None and not self._task.done():

@@ -1,0 +1,179 @@
+"""The broker as the services see it: RabbitMQ's contract, small enough for a second implementation (EVENT-2).
+
+An event goes to the topic exchange of its context with its name as the routing key (`routing`). A queue is durable,
+belongs to one consumer, is called `<service>.<context>` and has a dead-letter queue `<queue>.dead`. A publish is
+durable in every bound queue before it returns, and refused when no queue is bound. Delivery is at least once; events
+with one key are handed out in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from taskman_server.kit.events import Event
+
+__all__ = [
+    "DELIVERY_LIMIT",
+    "Broker",
+    "BrokerError",
+    "BrokerUnavailable",
+    "DeadLetter",
+    "Deliveries",
+    "Delivery",
+    "Message",
+    "QueueStats",
+    "UnknownQueue",
+    "Unroutable",
+    "dead_letter_queue",
+]
+
+DELIVERY_LIMIT = 8
+
+
+class BrokerError(Exception):
+    """The broker refused or failed. Base of what a `Broker` raises."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot work at present; nothing is known to be published. Try again later."""
+
+
+class UnknownQueue(BrokerError):
+    """No queue of this name was declared."""
+
+    def __init__(self, queue: str) -> None:
+        """Name the queue."""
+        super().__init__(f"queue {queue} is not declared: start its consumer first, or check the name")
+        self.queue = queue
+
+
+class Unroutable(BrokerError):
+    """Some messages go to no queue. Of the others any may be durable: publish them again, without these."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        """Name the messages that no queue is bound for."""
+        names = sorted({message.name for message in messages})
+        super().__init__(f"no queue is bound for {', '.join(names)}: declare the consumers' queues first")
+        self.event_ids = frozenset(message.id for message in messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event on the wire: `id`, `name` (the routing key), `key` (what keeps its order) and the envelope's text."""
+
+    id: str
+    name: str
+    key: str
+    body: str
+
+    @classmethod
+    def of(cls, event: Event) -> Message:
+        """The message that carries `event`."""
+        return cls(event.id, event.name, event.key, event.to_json())
+
+    def event(self) -> Event:
+        """The event in it. Raises BadEnvelope."""
+        return Event.from_json(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message handed to a consumer, to be settled once. `attempt` counts from 1; `redriven`: an operator sent it
+    back from the dead-letter queue; `tag` is the broker's own mark."""
+
+    message: Message
+    queue: str
+    attempt: int
+    redriven: bool
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up, why, when, and after how many deliveries."""
+
+    message: Message
+    queue: str
+    attempts: int
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """One queue: messages not handed out, handed out and not settled, given up; consumers; the oldest one's arrival."""
+
+    ready: int
+    unsettled: int
+    dead: int
+    consumers: int
+    oldest: datetime | None
+
+
+class Deliveries(Protocol):
+    """One consumer's stream of batches. What it has not settled when it closes is delivered again."""
+
+    def __aiter__(self) -> AsyncIterator[list[Delivery]]:
+        """Batches in the order of arrival, at most `prefetch` messages unsettled. A message that was delivered before
+        comes alone, so that one that kills the consumer does not use up its neighbours' attempts."""
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Done: forget them."""
+
+    async def retry(self, delivery: Delivery, reason: str) -> None:
+        """Failed: deliver again after a pause that grows, later ones of its key after it; at the delivery limit move
+        it to the dead-letter queue."""
+
+    async def reject(self, delivery: Delivery, reason: str) -> None:
+        """Hopeless: move it to the dead-letter queue now."""
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Not tried: give them back as if they had not been delivered."""
+
+
+class Broker(Protocol):
+    """Queues of events. Every method raises BrokerUnavailable."""
+
+    async def declare(self, queue: str, bindings: Sequence[str], *, delivery_limit: int = DELIVERY_LIMIT) -> None:
+        """Make a durable queue, or change its bindings: patterns such as `task.created`, `user.*`, `#`."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return when all are durable in all their queues. An id that is in a queue still is not put there twice.
+        Raises Unroutable."""
+
+    def consume(self, queue: str, *, prefetch: int = 64) -> AbstractAsyncContextManager[Deliveries]:
+        """Take deliveries from a queue. Raises UnknownQueue on entering."""
+
+    def listen(self, pattern: str, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Call back for each event after it was published; not durable, for caches. The answer ends it."""
+
+    async def stats(self) -> dict[str, QueueStats]:
+        """Every queue's figures."""
+
+    async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
+        """The oldest messages that wait or are at work; nothing changes. Raises UnknownQueue."""
+
+    async def dead_letters(self, queue: str, *, limit: int = 100) -> list[DeadLetter]:
+        """The oldest messages given up. Raises UnknownQueue."""
+
+    async def redrive(self, queue: str, event_ids: Sequence[str] | None = None) -> int:
+        """Send messages given up (all, or these) to the end of the queue, attempts at zero; how many.
+        Raises UnknownQueue."""
+
+    async def purge(self, queue: str, *, dead: bool = False) -> int:
+        """Forget the messages that wait (`dead`: those given up); how many. Raises UnknownQueue."""
+
+    async def delete(self, queue: str) -> None:
+        """Remove a queue with all its messages. Raises UnknownQueue, and BrokerError while it has consumers."""
+
+    async def close(self) -> None:
+        """End the consumers, give back what they hold, and close."""
+
+
+def dead_letter_queue(queue: str) -> str:
+    """The name of a queue's dead-letter queue."""
+    return f"{queue}.dead"
