@@ -1,0 +1,358 @@
+"""The wiring: settings → databases, broker, channels → services → gateway. Nothing else puts parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from taskman_sdk import contract
+from taskman_server.gateway.app import Gateway
+from taskman_server.gateway.pages import pages
+from taskman_server.kit.broker import Broker, BrokerError
+from taskman_server.kit.broker.embedded import EmbeddedBroker
+from taskman_server.kit.clock import Clock, SystemClock
+from taskman_server.kit.db import Database, DatabaseError
+from taskman_server.kit.db.migrate import upgrade
+from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.guard import Guard
+from taskman_server.kit.identity import Authenticator
+from taskman_server.kit.outbox import Consumer, Outbox, Relay
+from taskman_server.kit.paging import Pager
+from taskman_server.kit.rpc import (
+    Channels,
+    LocalChannel,
+    Pipeline,
+    Runtime,
+    ServiceDefinition,
+    ServiceParts,
+    Worker,
+)
+from taskman_server.kit.rpc.server import GrpcServer
+from taskman_server.kit.telemetry import Telemetry
+from taskman_server.services.audit import SERVICE as AUDIT
+from taskman_server.services.authentication import SERVICE as AUTHENTICATION
+from taskman_server.services.authentication.first_start import ensure_administrator, issue_setup_token
+from taskman_server.services.authorization import SERVICE as AUTHORIZATION
+from taskman_server.services.iam import SERVICE as IAM
+from taskman_server.services.notifications import SERVICE as NOTIFICATIONS
+from taskman_server.services.tasks import SERVICE as TASKS
+from taskman_server.services.users import SERVICE as USERS
+from taskman_server.settings import Settings, load
+
+if TYPE_CHECKING:
+    from taskman_sdk import AsyncTaskMan
+
+__all__ = ["SERVICES", "Application", "DataFolderInUse", "embedded", "open_application"]
+
+SERVICES: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, TASKS, AUDIT, NOTIFICATIONS)
+
+
+class DataFolderInUse(Exception):
+    """Another process works on the data folder; two would overwrite each other."""
+
+
+@dataclass(slots=True)
+class _Service:
+    definition: ServiceDefinition
+    runtime: Runtime
+    parts: ServiceParts
+    pipeline: Pipeline
+    relay: Relay
+    consumers: list[Consumer]
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Application:
+    """All eight services in this process.
+
+    Attributes:
+        settings: what it runs with.
+        gateway: the ASGI application of the REST API.
+        channels: to the seven services, in process.
+        setup_token: makes the first administrator; None when there is one.
+        grpc_ports: the port of each area's gRPC server, once `serve_grpc` was called.
+    """
+
+    settings: Settings
+    gateway: Gateway
+    channels: Channels
+    broker: Broker
+    registry: CollectorRegistry
+    setup_token: str | None
+    _services: list[_Service]
+    grpc_ports: dict[str, int] = field(default_factory=dict)
+    _grpc: list[GrpcServer] = field(default_factory=list)
+
+    def client(self, token: str | None = None, **options: Any) -> AsyncTaskMan:
+        """A client that calls in process, without network (SDK-2).
+
+        Args:
+            token: an access token; the client can sign in later.
+            options: what else `AsyncTaskMan` takes.
+        """
+        from taskman_sdk import AsyncTaskMan
+        from taskman_sdk.transports.local import LocalTransport
+
+        return AsyncTaskMan(token=token, transport=LocalTransport(_ClientChannel(self.channels)), **options)
+
+    def runtime(self, service: str) -> Runtime:
+        """What a service runs in, by its folder's name. For operators' tools and tests."""
+        return next(each.runtime for each in self._services if each.definition.name == service)
+
+    async def serve_grpc(self, host: str, port_base: int) -> None:
+        """Opens a gRPC port for each service; `port_base` 0 takes free ones.
+
+        Raises:
+            OSError: a port is taken.
+        """
+        for service in self._services:
+            definition = service.definition
+            server = GrpcServer(definition.contract, service.pipeline)
+            port = 0 if port_base == 0 else port_base + definition.port_offset
+            self.grpc_ports[definition.area] = await server.start(host, port)
+            self._grpc.append(server)
+
+    async def stop_grpc(self, grace: float) -> None:
+        """Ends the gRPC servers; calls under way get `grace` seconds."""
+        servers, self._grpc = self._grpc, []
+        await asyncio.gather(*(server.stop(grace) for server in servers))
+
+    async def settled(self) -> None:
+        """Returns when every event so far has reached and left every consumer. For tests and tools."""
+        while True:
+            waiting = [await service.relay.pending() for service in self._services]
+            queues = await self.broker.stats()
+            if not any(waiting) and not any(stats.ready or stats.unsettled for stats in queues.values()):
+                return
+            await asyncio.sleep(0.005)
+
+
+class _ClientChannel:
+    """The channel of a client outside the services: its metadata is all it can say of itself."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+
+    async def unary(
+        self, method: contract.Method, request: Any, *, metadata: Mapping[str, str], timeout: float | None
+    ) -> Any:
+        from taskman_server.kit.rpc import CallOptions
+
+        return await self._channels.unary(method, request, CallOptions(dict(metadata), timeout))
+
+    def stream(
+        self, method: contract.Method, request: Any, *, metadata: Mapping[str, str], timeout: float | None
+    ) -> AsyncIterator[Any]:
+        from taskman_server.kit.rpc import CallOptions
+
+        return self._channels.stream(method, request, CallOptions(dict(metadata), timeout))
+
+
+def _lock(folder: Path) -> IO[str]:
+    handle = (folder / "lock").open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise DataFolderInUse(
+            f"another TaskMan server is using {folder}: stop it, or name another folder with --data"
+        ) from None
+    return handle
+
+
+def _secret(folder: Path, name: str) -> bytes:
+    """A key of this deployment, made at the first start."""
+    path = folder / name
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        temporary = path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return path.read_bytes()
+
+
+@asynccontextmanager
+async def open_application(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Application]:
+    """Starts all services in this process on one data folder; leaving the block stops them (OPS-1).
+
+    Args:
+        settings: with the port known (`Settings.with_port`).
+        clock: the time; the machine's when None.
+
+    Raises:
+        DataFolderInUse: another process has the folder.
+        OSError: the folder cannot be used.
+    """
+    clock = clock or SystemClock()
+    folder = settings.data.resolve()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_lock(folder))
+        for definition in SERVICES:
+            await asyncio.to_thread(upgrade, folder / f"{definition.name}.db", definition.migrations)
+        registry = CollectorRegistry()
+        broker = EmbeddedBroker(folder / "broker.db")
+        stack.push_async_callback(broker.close)
+        channels = Channels({})
+        telemetry = Telemetry("gateway", registry, tracing=bool(settings.otlp_endpoint))
+        authenticator = Authenticator(channels, "gateway", clock)
+        guard = Guard(channels, "gateway", telemetry)
+        pager = Pager(_secret(folder, "paging.key"))
+        services = []
+        for definition in SERVICES:
+            db = SqliteDatabase(folder / f"{definition.name}.db", durability=settings.sqlite_synchronous)
+            stack.push_async_callback(db.close)
+            service = _build(definition, db, settings, broker, channels, authenticator, guard, pager, clock, registry)
+            services.append(service)
+            channels.add(definition.area, LocalChannel(service.pipeline))
+        for service in services:
+            if service.parts.start is not None:
+                await service.parts.start()
+        # Queues before relays: an event that no queue is bound for would wait.
+        for service in services:
+            for consumer in service.consumers:
+                await consumer.start()
+                stack.push_async_callback(consumer.stop)
+        for service in services:
+            service.relay.start()
+            stack.push_async_callback(service.relay.stop)
+            service.tasks = [asyncio.create_task(_keep_running(worker, telemetry)) for worker in service.parts.workers]
+            stack.push_async_callback(_cancel, service.tasks)
+        ready = _Readiness(services, broker)
+        gateway = Gateway(
+            channels,
+            authenticator,
+            guard,
+            settings,
+            clock,
+            telemetry,
+            pages(ready.check, registry, settings.public_url),
+        )
+        setup_token = await _first_start(services[0].runtime, settings)
+        application = Application(settings, gateway, channels, broker, registry, setup_token, services)
+        stack.push_async_callback(application.stop_grpc, 5)
+        yield application
+
+
+def _build(
+    definition: ServiceDefinition,
+    db: Database,
+    settings: Settings,
+    broker: Broker,
+    channels: Channels,
+    authenticator: Authenticator,
+    guard: Guard,
+    pager: Pager,
+    clock: Clock,
+    registry: CollectorRegistry,
+) -> _Service:
+    relay = Relay(db, broker)
+    runtime = Runtime(
+        name=definition.name,
+        settings=settings,
+        db=db,
+        broker=broker,
+        outbox=Outbox(relay.wake),
+        channels=channels,
+        authenticator=authenticator,
+        guard=guard,
+        pager=pager,
+        clock=clock,
+        telemetry=Telemetry(definition.name, registry, tracing=bool(settings.otlp_endpoint)),
+        request_timeout=settings.request_timeout_seconds,
+    )
+    parts = definition.build(runtime)
+    consumers = [Consumer(db, broker, subscription, clock=clock) for subscription in parts.subscriptions]
+    return _Service(
+        definition, runtime, parts, Pipeline(definition.contract, parts.handlers, runtime), relay, consumers
+    )
+
+
+async def _first_start(authentication: Runtime, settings: Settings) -> str | None:
+    if settings.admin_email:
+        password = settings.admin_password.get_secret_value()
+        await ensure_administrator(authentication, settings.admin_email, password, "Administrator")
+        return None
+    return await issue_setup_token(authentication)
+
+
+async def _keep_running(worker: Worker, telemetry: Telemetry) -> None:
+    pause = 0.1
+    while True:
+        try:
+            await worker.run()
+            return
+        except Exception as error:
+            telemetry.log.error("worker failed and starts again", worker=type(worker).__name__, exc_info=error)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 30)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Readiness:
+    """Whether requests will be answered: every database and the broker work."""
+
+    def __init__(self, services: list[_Service], broker: Broker) -> None:
+        self._services = services
+        self._broker = broker
+
+    async def check(self) -> Mapping[str, str]:
+        """What each part says of itself."""
+        found: dict[str, str] = {}
+        for service in self._services:
+            try:
+                await service.relay.pending()
+                found[service.definition.name] = "ok"
+            except DatabaseError as error:
+                found[service.definition.name] = f"its database does not answer: {error}"
+        try:
+            await self._broker.stats()
+            found["broker"] = "ok"
+        except BrokerError as error:
+            found["broker"] = str(error)
+        return found
+
+
+@asynccontextmanager
+async def embedded(
+    data: Path | str | None = None, *, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Application]:
+    """The whole server inside a Python program, without network (OPS-1, SDK-8).
+
+        async with taskman_server.embedded() as app:
+            client = app.client()
+
+    Args:
+        data: the data folder; a temporary one, removed at the end, when None.
+        clock: the time; the machine's when None.
+        settings: any settings of `taskman_server.settings.Settings`. The environment is not read.
+
+    Raises:
+        SettingsError: a setting is wrong.
+        DataFolderInUse: another process has the folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="taskman-") as temporary:
+        flags = {"data": Path(data) if data is not None else Path(temporary), **settings}
+        async with open_application(load(flags, environ={}).with_port(settings.get("port", 8080)), clock=clock) as app:
+            yield app
