@@ -22,7 +22,9 @@ from protovalidate._gen.buf.validate.validate_pb import ext_field as ext_validat
 from taskman_sdk.proto.google.api.annotations_pb import ext_http
 from taskman_sdk.proto.taskman.options.v1.options_pb import Access, MethodRule, ext_field, ext_rule
 
-Kind = Literal["str", "int", "float", "bool", "bytes", "enum", "message", "timestamp", "struct", "mask"]
+Kind = Literal[
+    "str", "int", "float", "bool", "bytes", "enum", "message", "timestamp", "struct", "mask", "map", "unknown"
+]
 _KINDS: Mapping[str, Kind] = {
     "STRING": "str", "BOOL": "bool", "BYTES": "bytes", "ENUM": "enum", "MESSAGE": "message", "DOUBLE": "float",
     "FLOAT": "float", "INT32": "int", "INT64": "int", "UINT32": "int", "UINT64": "int", "SINT32": "int",
@@ -151,31 +153,33 @@ def _text(comment: str) -> str:
 def _message(
     area: str, full_name: str, proto: DescriptorProto, path: tuple[int, ...], comments: Mapping[tuple[int, ...], str]
 ) -> Message:
-    if proto.nested_type or proto.enum_type:
-        raise GenerationError(f"{full_name}: nested types and maps are not supported; put them at the top level")
-    fields = tuple(
-        _field(full_name, field, comments.get((*path, 2, index), "")) for index, field in enumerate(proto.field)
-    )
+    maps = {
+        f".{full_name}.{entry.name}": _KINDS[entry.field[1].type.name]
+        for entry in proto.nested_type
+        if entry.options is not None and entry.options.map_entry and entry.field[0].type.name == "STRING"
+    }
+    fields = tuple(_field(field, comments.get((*path, 2, index), ""), maps) for index, field in enumerate(proto.field))
     return Message(proto.name, full_name, area, comments.get(path, ""), fields)
 
 
-def _field(owner: str, proto: FieldDescriptorProto, comment: str) -> Field:
-    where = f"{owner}.{proto.name}"
-    kind = _KINDS.get(proto.type.name)
+def _field(proto: FieldDescriptorProto, comment: str, maps: Mapping[str, Kind]) -> Field:
+    """A field; what the SDK has no words for is `unknown`, which matters only where a public RPC reaches it."""
+    kind: Kind = _KINDS.get(proto.type.name, "unknown")
     type_name = proto.type_name.removeprefix(".")
-    if kind == "message":
+    repeated = proto.label == FieldDescriptorProto.Label.REPEATED
+    if kind == "message" and maps.get(proto.type_name) in ("str", "int", "float", "bool"):
+        kind, type_name, repeated = "map", maps[proto.type_name], False
+    elif kind == "message":
         kind = _WELL_KNOWN.get(type_name, kind)
-    if kind is None or iskeyword(proto.name) or (kind == "message" and not type_name.startswith("taskman.")):
-        raise GenerationError(
-            f"{where}: a field of this name or type ({type_name or proto.type.name}) is not supported"
-        )
+    if iskeyword(proto.name) or (kind in ("message", "enum") and not re.fullmatch(r"taskman(\.\w+){3}", type_name)):
+        kind = "unknown"
     options = proto.options
     return Field(
         name=proto.name,
         comment=comment,
         kind=kind,
         type=type_name,
-        repeated=proto.label == FieldDescriptorProto.Label.REPEATED,
+        repeated=repeated,
         optional=proto.proto3_optional or bool(proto.has_field("oneof_index")),
         secret=options is not None and ext_field in options and options[ext_field].secret,
         rules=options[ext_validate] if options is not None and ext_validate in options else FieldRules(),

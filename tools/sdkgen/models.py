@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from tools.sdkgen.image import Enum, Field, Image, Message, Method
+from tools.sdkgen.image import Enum, Field, GenerationError, Image, Message, Method
 from tools.sdkgen.text import Imports, docstring, module, wrap
 
 BASE = "taskman_sdk.models._base"
@@ -43,6 +43,10 @@ def nested_inputs(image: Image, method: Method) -> Iterator[str]:
 
 def scalar(field: Field, image: Image, imports: Imports, area: str) -> str:
     """The annotation of one value of the field."""
+    if field.kind == "unknown":
+        raise GenerationError(f"the SDK has no words for the field {field.name!r} of type {field.type!r}")
+    if field.kind == "map":
+        return f"dict[str, {field.type}]"
     if field.kind == "timestamp":
         return imports.add("datetime", "datetime")
     if field.kind == "struct":
@@ -93,8 +97,8 @@ def constraints(field: Field) -> list[str]:
 
 
 def _default(field: Field, image: Image) -> str:
-    if field.repeated or field.kind in ("struct", "mask"):
-        factory = "dict" if field.kind == "struct" and not field.repeated else "list"
+    if field.repeated or field.kind in ("struct", "mask", "map"):
+        factory = "dict" if field.kind in ("struct", "map") and not field.repeated else "list"
         return f"default_factory={factory}"
     if field.optional or field.kind in ("timestamp", "message"):
         return "default=None"
@@ -113,7 +117,7 @@ def _class(message: Message, image: Image, imports: Imports) -> list[str]:
         annotation = scalar(field, image, imports, message.area)
         if field.repeated:
             annotation = f"list[{annotation}]"
-        elif (field.optional or field.kind in ("timestamp", "message")) and field.kind not in ("struct", "mask"):
+        elif (field.optional or field.kind in ("timestamp", "message")) and field.kind not in ("struct", "mask", "map"):
             annotation = f"{annotation} | None"
         parts = [_default(field, image), *constraints(field), *(["repr=False"] if field.secret else [])]
         parts.append(f"description={_long(field.comment)}")

@@ -64,6 +64,8 @@ class Verb:
 def _annotation(field: Field, image: Image, imports: Imports) -> str:
     if field.kind == "struct":
         one = f"{imports.add('collections.abc', 'Mapping')}[str, {imports.add('typing', 'Any')}]"
+    elif field.kind == "map":
+        one = f"{imports.add('collections.abc', 'Mapping')}[str, {field.type}]"
     elif field.kind == "message":
         model = scalar(field, image, imports, "")
         mapping = imports.add("collections.abc", "Mapping")
@@ -162,9 +164,11 @@ def _optional(argument: Argument, imports: Imports) -> str:
 def _signature(verb: Verb, imports: Imports) -> list[str]:
     imports.add("collections.abc", "Mapping")
     lines = ["self,", *(f"{each.name}: {each.annotation}," for each in verb.arguments if each.positional), "*,"]
-    for each in verb.arguments:
-        if not each.positional:
-            lines.append(f"{each.name}: {each.annotation}," if each.required else _optional(each, imports))
+    lines += [
+        f"{each.name}: {each.annotation}," if each.required else _optional(each, imports)
+        for each in verb.arguments
+        if not each.positional
+    ]
     lines += [f"{name}: {annotation} = None," for name, (annotation, _) in OPTIONS.items()]
     return [f"        {line}" for line in lines]
 
