@@ -1,0 +1,256 @@
+"""The broker of the embedded shape: RabbitMQ's contract on one SQLite file (EVENT-2).
+
+One process owns the file. A message has a row per queue, which is the truth; what is in memory is the order of handing
+out (`lanes`). The count of deliveries is written before a message is handed out, so that one that kills the process
+reaches its limit too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from taskman_server.kit.broker import (
+    DELIVERY_LIMIT,
+    BrokerError,
+    DeadLetter,
+    Deliveries,
+    Message,
+    QueueStats,
+    UnknownQueue,
+    Unroutable,
+    store,
+)
+from taskman_server.kit.broker.queue import Pauses, Queue, QueueDeliveries, message_of, unavailable
+from taskman_server.kit.broker.routing import exchange_of, exchanges_for, matches
+from taskman_server.kit.clock import Clock, SystemClock
+from taskman_server.kit.db import Database
+from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.events import BadEnvelope, Event
+
+_log = logging.getLogger(__name__)
+
+_QUEUE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+class EmbeddedBroker:
+    """Implements `kit.broker.Broker`. Made by `open`."""
+
+    def __init__(self, db: Database, *, clock: Clock, pauses: Pauses) -> None:
+        """Use `EmbeddedBroker.open`."""
+        self._db = db
+        self._clock = clock
+        self._pauses = pauses
+        self._queues: dict[str, Queue] = {}
+        self._routes: dict[str, tuple[Queue, ...]] = {}
+        self._listeners: dict[object, tuple[str, Callable[[Event], None]]] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock | None = None,
+        retry_pause: float = 0.2,
+        retry_pause_limit: float = 30.0,
+        sweep: float = 5.0,
+    ) -> EmbeddedBroker:
+        """Open or create the broker's file; queues and messages of the last run are there.
+
+        `retry_pause` seconds before the second delivery, twice as long before each further one up to
+        `retry_pause_limit`, with jitter. `sweep`: seconds between two looks at the table unasked.
+        Raises BrokerUnavailable.
+        """
+        with unavailable():
+            db = SqliteDatabase(path)
+            pauses = Pauses(retry_pause, retry_pause_limit, sweep)
+            broker = cls(db, clock=clock or SystemClock(), pauses=pauses)
+            await store.create(db)
+            for row in await db.fetch_all(store.ALL_QUEUES):
+                broker._queues[row.name] = broker._make(row.name, row.bindings, row.delivery_limit)
+        return broker
+
+    async def declare(self, queue: str, bindings: Sequence[str], *, delivery_limit: int = DELIVERY_LIMIT) -> None:
+        """Make a durable queue, or change its bindings. Raises ValueError for a name or binding that is none."""
+        if not _QUEUE_NAME.fullmatch(queue) or queue.endswith(".dead"):
+            raise ValueError(f"queue {queue!r}: expected <service>.<context>, in lower case, not .dead")
+        if not bindings or delivery_limit < 1:
+            raise ValueError(f"queue {queue}: at least one binding and one delivery are needed")
+        for pattern in bindings:
+            exchanges_for(pattern)
+        known = self._queues.get(queue)
+        if known is not None and (known.bindings, known.delivery_limit) == (tuple(bindings), delivery_limit):
+            return
+        with unavailable():
+            await self._db.execute(store.PUT_QUEUE, name=queue, bindings=list(bindings), delivery_limit=delivery_limit)
+        known = self._queues.get(queue)  # another call may have made it meanwhile
+        if known is None:
+            self._queues[queue] = self._make(queue, bindings, delivery_limit)
+        else:
+            known.bindings, known.delivery_limit = tuple(bindings), delivery_limit
+        self._routes.clear()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """One commit into all bound queues of all messages; when one goes nowhere, none is published."""
+        now = self._clock.now()
+        rows: list[dict[str, Any]] = []
+        lost: list[Message] = []
+        touched: set[Queue] = set()
+        for message in messages:
+            queues = self._route(message.name)
+            if not queues:
+                lost.append(message)
+            touched.update(queues)
+            rows.extend(store.message_row(queue.name, message, now) for queue in queues)
+        if lost:
+            raise Unroutable(lost)
+        with unavailable():
+            await self._db.execute_many(store.PUT_MESSAGE, rows)
+        for queue in touched:
+            queue.arrived()
+        self._tell(messages)
+
+    @asynccontextmanager
+    async def _consume(self, queue: Queue, prefetch: int) -> AsyncIterator[Deliveries]:
+        deliveries = QueueDeliveries(queue, prefetch)
+        queue.consumers.add(deliveries)
+        try:
+            yield deliveries
+        finally:
+            queue.consumers.discard(deliveries)
+            await deliveries.close()
+
+    def consume(self, queue: str, *, prefetch: int = 64) -> AbstractAsyncContextManager[Deliveries]:
+        """Take deliveries from a queue."""
+        return self._consume(self._queue(queue), prefetch)
+
+    def listen(self, pattern: str, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Call back for each event published by this process. Raises ValueError for a bad pattern."""
+        exchanges_for(pattern)
+        token = object()
+        self._listeners[token] = (pattern, callback)
+
+        def stop() -> None:
+            self._listeners.pop(token, None)
+
+        return stop
+
+    async def stats(self) -> dict[str, QueueStats]:
+        """Every queue's figures."""
+        with unavailable():
+            live = {row.queue: row for row in await self._db.fetch_all(store.COUNT_MESSAGES)}
+            dead = {row.queue: row.total for row in await self._db.fetch_all(store.COUNT_DEAD)}
+        answer = {}
+        for name, queue in self._queues.items():
+            unsettled = len(queue.lanes.unsettled)
+            total = live[name].total if name in live else 0
+            answer[name] = QueueStats(
+                ready=max(0, total - unsettled),
+                unsettled=unsettled,
+                dead=dead.get(name, 0),
+                consumers=len(queue.consumers),
+                oldest=live[name].oldest if name in live else None,
+            )
+        return answer
+
+    async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
+        """The oldest messages; nothing changes."""
+        with unavailable():
+            rows = await self._db.fetch_all(store.NEXT, queue=self._queue(queue).name, after=0, limit=limit)
+        return [message_of(row) for row in rows]
+
+    async def dead_letters(self, queue: str, *, limit: int = 100) -> list[DeadLetter]:
+        """The oldest messages given up."""
+        with unavailable():
+            rows = await self._db.fetch_all(store.DEAD_LETTERS, queue=self._queue(queue).name, limit=limit)
+        return [DeadLetter(message_of(row), row.queue, row.attempts, row.reason, row.time) for row in rows]
+
+    async def redrive(self, queue: str, event_ids: Sequence[str] | None = None) -> int:
+        """Send messages given up to the end of the queue."""
+        found = self._queue(queue)
+        now = self._clock.now()
+        with unavailable():
+            async with self._db.transaction() as tx:
+                rows = await tx.fetch_all(
+                    store.TAKE_DEAD, queue=queue, ids=None if event_ids is None else list(event_ids)
+                )
+                rows.sort(key=lambda row: int(row.sequence))
+                await tx.execute_many(
+                    store.PUT_MESSAGE, [store.message_row(queue, message_of(row), now, redriven=True) for row in rows]
+                )
+        found.arrived()
+        return len(rows)
+
+    async def purge(self, queue: str, *, dead: bool = False) -> int:
+        """Forget messages. Those at work are left to their consumer."""
+        found = self._queue(queue)
+        with unavailable():
+            if dead:
+                return await self._db.execute(store.PURGE_DEAD, queue=queue)
+            async with found.loading:
+                count = await self._db.execute(store.PURGE, queue=queue, but=list(found.lanes.unsettled))
+                found.lanes.clear()
+        return count
+
+    async def delete(self, queue: str) -> None:
+        """Remove a queue with all its messages."""
+        found = self._queue(queue)
+        if found.consumers:
+            raise BrokerError(f"queue {queue} has consumers: stop them first")
+        with unavailable():
+            async with self._db.transaction() as tx:
+                await tx.execute(store.PURGE, queue=queue, but=[])
+                await tx.execute(store.PURGE_DEAD, queue=queue)
+                await tx.execute(store.DELETE_QUEUE, name=queue)
+        del self._queues[queue]
+        self._routes.clear()
+
+    async def close(self) -> None:
+        """End the consumers, give back what they hold, and close the file."""
+        for queue in self._queues.values():
+            await queue.close()
+        with unavailable():
+            await self._db.close()
+
+    def _make(self, name: str, bindings: Sequence[str], delivery_limit: int) -> Queue:
+        return Queue(self._db, self._clock, self._pauses, name=name, bindings=bindings, delivery_limit=delivery_limit)
+
+    def _queue(self, name: str) -> Queue:
+        queue = self._queues.get(name)
+        if queue is None:
+            raise UnknownQueue(name)
+        return queue
+
+    def _route(self, name: str) -> tuple[Queue, ...]:
+        queues = self._routes.get(name)
+        if queues is None:
+            # A pattern's first word decides its exchange and the name's decides where it is published, so that a
+            # match of the whole name is a match on the right exchange.
+            known = exchange_of(name) is not None
+            queues = tuple(
+                queue
+                for queue in self._queues.values()
+                if known and any(matches(pattern, name) for pattern in queue.bindings)
+            )
+            if known:
+                self._routes[name] = queues
+        return queues
+
+    def _tell(self, messages: Sequence[Message]) -> None:
+        for message in messages if self._listeners else ():
+            heard = [callback for pattern, callback in list(self._listeners.values()) if matches(pattern, message.name)]
+            if not heard:
+                continue
+            try:
+                event = message.event()
+            except BadEnvelope:
+                continue
+            for callback in heard:
+                try:
+                    callback(event)
+                except Exception as error:
+                    _log.error("a listener failed on %s: %s", message.name, type(error).__name__)

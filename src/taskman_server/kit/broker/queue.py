@@ -1,0 +1,255 @@
+"""One queue of the embedded broker, and its consumers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from taskman_server.kit.broker import BrokerUnavailable, Delivery, Message, store
+from taskman_server.kit.broker.lanes import Item, Lanes
+from taskman_server.kit.clock import Clock
+from taskman_server.kit.db import Database, DatabaseError, Row
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """Seconds: `retry` before the second delivery, doubled for each further one up to `retry_limit`, with jitter;
+    `sweep` between two looks at the table unasked."""
+
+    retry: float
+    retry_limit: float
+    sweep: float
+
+
+class Queue:
+    """A queue's settings, and what of it is in memory."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        pauses: Pauses,
+        *,
+        name: str,
+        bindings: Sequence[str],
+        delivery_limit: int,
+    ) -> None:
+        """The queue `name` as the table of queues has it."""
+        self.db = db
+        self.clock = clock
+        self.pauses = pauses
+        self.name = name
+        self.bindings = tuple(bindings)
+        self.delivery_limit = delivery_limit
+        self.lanes = Lanes()
+        self.more = True  # the table may hold messages after the cursor
+        self.loading = asyncio.Lock()
+        self.consumers: set[QueueDeliveries] = set()
+        self._cursor = 0
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    def arrived(self) -> None:
+        """The table has new messages."""
+        self.more = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed: consumers look again."""
+        for consumer in self.consumers:
+            consumer.wake()
+
+    async def load(self) -> None:
+        """Bring the next messages into memory."""
+        async with self.loading:
+            if not self.more or self.lanes.ready:
+                return
+            self.more = False  # before the read: a publish meanwhile sets it again
+            try:
+                rows = await self.db.fetch_all(store.NEXT, queue=self.name, after=self._cursor, limit=_PAGE)
+                items = [item_of(row) for row in rows]
+                for item in items:
+                    if item.attempts >= self.delivery_limit:
+                        reason = f"delivered {item.attempts} times and never settled: the consumer ended each time"
+                        await self.bury(item, reason)
+            except BaseException:
+                self.more = True
+                raise
+            if rows:
+                self.more = self.more or len(rows) == _PAGE
+                self._cursor = rows[-1].sequence
+            self.lanes.add(item for item in items if item.attempts < self.delivery_limit)
+
+    async def bury(self, item: Item, reason: str) -> None:
+        """Move a message to the dead-letter queue."""
+        async with self.db.transaction() as tx:
+            await tx.execute(store.PUT_DEAD, **store.dead_row(self.name, item, reason, self.clock.now()))
+            await tx.execute(store.DELETE_MESSAGES, sequences=[item.sequence])
+        _log.warning("%s gave up %s (%s): %s", self.name, item.message.id, item.message.name, reason)
+
+    def resume_later(self, item: Item) -> None:
+        """Let a lane go on after the pause that its head's attempts ask for."""
+        top = min(self.pauses.retry * 2 ** min(item.attempts - 1, 30), self.pauses.retry_limit)
+
+        def resume() -> None:
+            self._timers.discard(timer)
+            self.lanes.resume(item.key)
+            self.wake()
+
+        timer = asyncio.get_running_loop().call_later(random.uniform(top / 2, top), resume)
+        self._timers.add(timer)
+
+    async def close(self) -> None:
+        """End the consumers and give back what they hold."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        for consumer in list(self.consumers):
+            await consumer.close()
+
+
+class QueueDeliveries:
+    """One consumer of a queue. Implements `kit.broker.Deliveries`."""
+
+    def __init__(self, queue: Queue, prefetch: int) -> None:
+        self._db = queue.db
+        self._queue = queue
+        self._prefetch = prefetch
+        self._wake = asyncio.Event()
+        self._mine: dict[int, Item] = {}
+        self._closed = False
+
+    def wake(self) -> None:
+        """Look again."""
+        self._wake.set()
+
+    def __aiter__(self) -> QueueDeliveries:
+        return self
+
+    async def __anext__(self) -> list[Delivery]:
+        while not self._closed:
+            self._wake.clear()
+            with unavailable():
+                if self._queue.more and not self._queue.lanes.ready:
+                    await self._queue.load()
+                batch = self._queue.lanes.take(self._prefetch - len(self._mine))
+                if batch:
+                    return await self._hand_out(batch)
+            if self._queue.more and len(self._mine) < self._prefetch:
+                continue  # everything loaded was parked behind its lane
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._queue.pauses.sweep)
+            except TimeoutError:
+                self._queue.more = True
+        raise StopAsyncIteration
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Delete them. Not synced: after a power cut they come again and the inbox drops them."""
+        items = self._take_back(deliveries)
+        if not items:
+            return
+        try:
+            with unavailable():
+                async with self._db.transaction(durable=False) as tx:
+                    await tx.execute(store.DELETE_MESSAGES, sequences=[item.sequence for item in items])
+        except BaseException:
+            self._put_back(items)
+            raise
+        for item in items:
+            self._queue.lanes.settle(item.sequence)
+        self._queue.wake()
+
+    async def retry(self, delivery: Delivery, reason: str) -> None:
+        """Deliver again later, or give up at the limit."""
+        if delivery.attempt >= self._queue.delivery_limit:
+            await self.reject(delivery, f"failed {delivery.attempt} times, the last time: {reason}")
+            return
+        for item in self._take_back([delivery]):
+            self._queue.lanes.put_back(item.sequence, wait=True)
+            self._queue.resume_later(item)
+        self._queue.wake()
+
+    async def reject(self, delivery: Delivery, reason: str) -> None:
+        """Move it to the dead-letter queue now."""
+        for item in self._take_back([delivery]):
+            try:
+                with unavailable():
+                    await self._queue.bury(item, reason)
+            except BaseException:
+                self._put_back([item])
+                raise
+            self._queue.lanes.settle(item.sequence)
+        self._queue.wake()
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give them back untried."""
+        items = self._take_back(deliveries)
+        if not items:
+            return
+        for item in items:
+            item.attempts -= 1
+        try:
+            with unavailable():
+                async with self._db.transaction(durable=False) as tx:
+                    await tx.execute(store.UNCOUNT, sequences=[item.sequence for item in items])
+        finally:
+            self._put_back(items)
+
+    async def close(self) -> None:
+        """Give back what is not settled and end the iteration."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wake.set()
+        held = [self._delivery(item) for item in self._mine.values()]
+        with contextlib.suppress(BrokerUnavailable):
+            await self.release(held)
+
+    async def _hand_out(self, batch: list[Item]) -> list[Delivery]:
+        try:
+            async with self._db.transaction(durable=False) as tx:
+                await tx.execute(store.COUNT_DELIVERY, sequences=[item.sequence for item in batch])
+        except BaseException:
+            self._put_back(batch)
+            raise
+        for item in batch:
+            item.attempts += 1
+            self._mine[item.sequence] = item
+        return [self._delivery(item) for item in batch]
+
+    def _delivery(self, item: Item) -> Delivery:
+        return Delivery(item.message, self._queue.name, item.attempts, item.redriven, item.sequence)
+
+    def _take_back(self, deliveries: Sequence[Delivery]) -> list[Item]:
+        return [item for delivery in deliveries if (item := self._mine.pop(delivery.tag, None)) is not None]
+
+    def _put_back(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self._queue.lanes.put_back(item.sequence, wait=False)
+        self._queue.wake()
+
+
+def message_of(row: Row) -> Message:
+    """The message in a row of `messages` or `dead_letters`."""
+    return Message(row.event_id, row.name, row.key, row.body)
+
+
+def item_of(row: Row) -> Item:
+    """The message and its place in a row of `messages`."""
+    return Item(row.sequence, message_of(row), row.attempts, row.redriven)
+
+
+@contextlib.contextmanager
+def unavailable() -> Iterator[None]:
+    """A database error inside is the broker's."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise BrokerUnavailable(f"the broker cannot work: {error}") from None

@@ -1,0 +1,138 @@
+"""Bring a service's schema to a revision, at start and in tests.
+
+A service's folder `migrations/` holds only `versions/*.py`, in one line of revisions for all databases. Whether
+anything is to do is one query; Alembic is imported only when it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from taskman_server.kit.db.errors import DatabaseError, DatabaseUnavailable
+
+__all__ = ["MigrationError", "current", "downgrade", "head", "upgrade"]
+
+_ASSIGNMENT = re.compile(
+    r"^(revision|down_revision)\s*(?::[^=]+)?=\s*(?:[\"'](?P<value>[^\"']+)[\"']|None)\s*(?:#.*)?$", re.M
+)
+
+
+class MigrationError(DatabaseError):
+    """The schema cannot be brought to the revision asked for; it is as it was before."""
+
+
+def upgrade(database: str | os.PathLike[str], migrations: str | os.PathLike[str], to: str = "head") -> bool:
+    """Migrate forward to `to`; whether anything was done.
+
+    All steps are one transaction. Processes that start at once take turns. Raises MigrationError when a step fails, or
+    the file was made by a newer release; DatabaseUnavailable.
+
+    Args:
+        database: a path, or a URL `sqlite:///path`.
+        migrations: the folder that holds `versions/`.
+        to: a revision, or `head`.
+    """
+    path, revisions = sqlite_path(database), _revisions(migrations)
+    target = _head(revisions, migrations) if to == "head" else to
+    _check_known(target, revisions, migrations)
+    at = current(path)
+    if at == target:
+        return False
+    _check_known(at, revisions, migrations, path)
+    return _run(path, migrations, target, forward=True)
+
+
+def downgrade(database: str | os.PathLike[str], migrations: str | os.PathLike[str], to: str) -> bool:
+    """Migrate back to revision `to`, or to nothing with `base`; whether anything was done. Raises as `upgrade` does."""
+    path, revisions = sqlite_path(database), _revisions(migrations)
+    if to != "base":
+        _check_known(to, revisions, migrations)
+    at = current(path)
+    if at == (None if to == "base" else to):
+        return False
+    _check_known(at, revisions, migrations, path)
+    return _run(path, migrations, to, forward=False)
+
+
+def current(database: str | os.PathLike[str]) -> str | None:
+    """The revision a database is at; None when nothing was migrated or there is no file. Raises DatabaseUnavailable."""
+    path = sqlite_path(database)
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return None
+        raise DatabaseUnavailable(f"database {path.name} cannot be opened: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise DatabaseUnavailable(f"database {path.name} cannot be read: {error}") from None
+    return None if row is None else str(row[0])
+
+
+def head(migrations: str | os.PathLike[str]) -> str:
+    """The newest revision in a folder of migrations. Raises MigrationError when there is none, or two lines."""
+    return _head(_revisions(migrations), migrations)
+
+
+def sqlite_path(database: str | os.PathLike[str]) -> Path:
+    """The file a path or URL means. Raises MigrationError for the URL of another kind of database."""
+    text = os.fspath(database)
+    if "://" not in text:
+        return Path(text)
+    scheme, _, rest = text.partition("://")
+    if scheme != "sqlite" or not rest.startswith("/"):
+        raise MigrationError(f"cannot migrate a database of kind {scheme!r}: use a path, or sqlite:/// and a path")
+    return Path(rest[1:])
+
+
+def _revisions(migrations: str | os.PathLike[str]) -> dict[str, str | None]:
+    """Each revision and the one before it, read from the files without running them."""
+    found: dict[str, str | None] = {}
+    for file in sorted(Path(migrations, "versions").glob("*.py")):
+        values = {match[1]: match["value"] for match in _ASSIGNMENT.finditer(file.read_text(encoding="utf-8"))}
+        revision = values.get("revision")
+        if revision is not None:
+            found[revision] = values.get("down_revision")
+        elif file.name != "__init__.py":
+            raise MigrationError(f'{file.name} names no revision: it needs the lines revision = "…" and down_revision')
+    return found
+
+
+def _head(revisions: dict[str, str | None], migrations: str | os.PathLike[str]) -> str:
+    heads = revisions.keys() - {before for before in revisions.values() if before is not None}
+    if len(heads) != 1:
+        known = ", ".join(sorted(heads)) or "none"
+        raise MigrationError(f"{migrations}: expected one newest revision, found {known}")
+    return heads.pop()
+
+
+def _check_known(
+    revision: str | None,
+    revisions: dict[str, str | None],
+    migrations: str | os.PathLike[str],
+    path: Path | None = None,
+) -> None:
+    if revision is None or revision in revisions:
+        return
+    if path is None:
+        raise MigrationError(f"{migrations} has no revision {revision}; known are {', '.join(sorted(revisions))}")
+    raise MigrationError(
+        f"database {path.name} is at revision {revision}, which this release does not know: it was made by a newer"
+        " release. Start that one, or restore a backup from before the upgrade"
+    )
+
+
+def _run(path: Path, migrations: str | os.PathLike[str], to: str, *, forward: bool) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise DatabaseUnavailable(f"database {path.name} cannot be opened: {error.strerror}") from None
+    from taskman_server.kit.db import alembic_env  # Alembic takes 0.2 s to import
+
+    return alembic_env.run(path, Path(migrations), to, forward=forward)
