@@ -1,0 +1,45 @@
+"""The command `taskman-server`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from taskman_sdk._version import __version__
+from taskman_server.cli.doctor import doctor
+from taskman_server.cli.settings import settings
+from taskman_server.cli.up import up
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="taskman-server")
+def _group() -> None:
+    """TaskMan's server: all eight services with one command.
+
+    \b
+    Examples:
+      taskman-server up
+      taskman-server up --data /var/lib/taskman --admin-email me@example.org
+      taskman-server doctor
+    """
+
+
+_group.add_command(up)
+_group.add_command(doctor)
+_group.add_command(settings)
+
+
+def main() -> None:
+    """Runs the command; a fault of the user's making ends with a sentence, never a traceback."""
+    try:
+        _group(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)

@@ -1,0 +1,65 @@
+"""Logs: JSON lines for machines, coloured text on a terminal; no secret ever (OPS-5)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal
+
+import structlog
+
+from taskman_sdk import contract
+
+__all__ = ["configure"]
+
+REDACTED: Final = "[redacted]"
+_HEADERS: Final = frozenset({"authorization", "cookie", "idempotency-key"})
+
+
+def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    secrets = contract.secret_fields() | _HEADERS
+    for key in event:
+        if key.lower() in secrets:
+            event[key] = REDACTED
+    return event
+
+
+def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["auto", "json", "text"]) -> None:
+    """Sets up logging for the process: our own lines and those of libraries alike, on standard error.
+
+    Args:
+        level: what is logged.
+        form: `auto` is text on a terminal, else JSON.
+    """
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _redact,
+    ]
+    number = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    ending: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if text:
+        ending.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+    else:
+        ending += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=ending))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    # The gateway writes one line a request itself; httpx would print addresses with tokens of links.
+    for name, quiet in (
+        ("uvicorn.access", logging.CRITICAL),
+        ("httpx", logging.WARNING),
+        ("httpcore", logging.WARNING),
+    ):
+        logging.getLogger(name).setLevel(quiet)
