@@ -29,6 +29,7 @@ from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.outbox import Consumer, Outbox, Relay
 from taskman_server.kit.paging import Pager
 from taskman_server.kit.rpc import (
+    CallOptions,
     Channels,
     LocalChannel,
     Pipeline,
@@ -47,10 +48,11 @@ from taskman_server.services.iam import SERVICE as IAM
 from taskman_server.services.notifications import SERVICE as NOTIFICATIONS
 from taskman_server.services.tasks import SERVICE as TASKS
 from taskman_server.services.users import SERVICE as USERS
-from taskman_server.settings import Settings, load
+from taskman_server.settings import NO_FILE, Settings, load
 
 if TYPE_CHECKING:
     from taskman_sdk import AsyncTaskMan
+    from taskman_sdk.transports.local import LocalTransport
 
 __all__ = ["SERVICES", "Application", "DataFolderInUse", "embedded", "open_application"]
 
@@ -102,9 +104,14 @@ class Application:
             options: what else `AsyncTaskMan` takes.
         """
         from taskman_sdk import AsyncTaskMan
+
+        return AsyncTaskMan(token=token, transport=self.transport(), **options)
+
+    def transport(self) -> LocalTransport:
+        """A transport to this application, for a client of either kind; call it in the application's event loop."""
         from taskman_sdk.transports.local import LocalTransport
 
-        return AsyncTaskMan(token=token, transport=LocalTransport(_ClientChannel(self.channels)), **options)
+        return LocalTransport(_ClientChannel(self.channels), loop=asyncio.get_running_loop())
 
     def runtime(self, service: str) -> Runtime:
         """What a service runs in, by its folder's name. For operators' tools and tests."""
@@ -147,15 +154,11 @@ class _ClientChannel:
     async def unary(
         self, method: contract.Method, request: Any, *, metadata: Mapping[str, str], timeout: float | None
     ) -> Any:
-        from taskman_server.kit.rpc import CallOptions
-
         return await self._channels.unary(method, request, CallOptions(dict(metadata), timeout))
 
     def stream(
         self, method: contract.Method, request: Any, *, metadata: Mapping[str, str], timeout: float | None
     ) -> AsyncIterator[Any]:
-        from taskman_server.kit.rpc import CallOptions
-
         return self._channels.stream(method, request, CallOptions(dict(metadata), timeout))
 
 
@@ -354,5 +357,7 @@ async def embedded(
     """
     with tempfile.TemporaryDirectory(prefix="taskman-") as temporary:
         flags = {"data": Path(data) if data is not None else Path(temporary), **settings}
-        async with open_application(load(flags, environ={}).with_port(settings.get("port", 8080)), clock=clock) as app:
+        async with open_application(
+            load(flags, environ={}, config=NO_FILE).with_port(settings.get("port", 8080)), clock=clock
+        ) as app:
             yield app

@@ -1,8 +1,8 @@
 """Every setting of the server, as one typed tree.
 
-A setting `smtp_url` is the environment variable `TASKMAN_SMTP_URL`, the line `smtp_url = "…"` of `taskman.toml`, and the
-flag `--smtp-url`; the flag wins over the environment, and that over the file. A name that is no setting is refused at
-start, with the one that was probably meant.
+A setting `smtp_url` is the environment variable `TASKMAN_SMTP_URL`, the line `smtp_url = "…"` of `taskman.toml`, and
+the flag `--smtp-url`; the flag wins over the environment, and that over the file. A name that is no setting is refused
+at start, with the one that was probably meant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-__all__ = ["CLIENT_VARIABLES", "SERVICES", "RateLimit", "Settings", "SettingsError", "load"]
+__all__ = ["CLIENT_VARIABLES", "NO_FILE", "SERVICES", "RateLimit", "Settings", "SettingsError", "load"]
 
 SERVICES: Final = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications")
 PREFIX: Final = "TASKMAN_"
@@ -26,6 +26,8 @@ PREFIX: Final = "TASKMAN_"
 CLIENT_VARIABLES: Final = frozenset(
     {"TASKMAN_URL", "TASKMAN_TOKEN", "TASKMAN_PROFILE", "TASKMAN_CONFIG", "TASKMAN_SHARED_DATA"}
 )
+NO_FILE: Final = Path(os.devnull)
+"""As `config` of `load`: read no file."""
 _LIMIT: Final = re.compile(r"(\d{1,7})/(s|min|h)")
 
 

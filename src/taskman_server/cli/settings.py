@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from taskman_server.cli.options import load_settings
-from taskman_server.settings import Settings, variable_of
+from taskman_server.settings import RateLimit, Settings, variable_of
 
 __all__ = ["settings"]
 
@@ -25,6 +25,6 @@ def settings(config: Path | None) -> None:
 def _shown(value: object) -> str:
     if value is None:
         return "off"
-    if hasattr(value, "requests"):
+    if isinstance(value, RateLimit):
         return f"{value.requests}/{value.seconds}s"
     return str(value)

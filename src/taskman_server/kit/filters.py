@@ -17,6 +17,7 @@ from taskman_server.kit.cel import (
     CelError,
     CelType,
     Environment,
+    Limits,
     Program,
     list_of,
     nullable,
@@ -26,6 +27,8 @@ from taskman_server.kit.cel import (
 __all__ = ["PRINCIPAL", "bad_expression", "compile_filter", "list_environment", "policy_environment"]
 
 PRINCIPAL = record({"id": STRING, "type": STRING, "organization": STRING, "roles": list_of(STRING)})
+# A plan is all conditions about a permission in one text; each of them was checked by itself against the defaults.
+_COMBINED = Limits(text_length=262_144, nodes=20_000)
 _SCALARS = {ScalarType.STRING: STRING, ScalarType.BOOL: BOOL, ScalarType.INT32: INT, ScalarType.INT64: INT}
 
 
@@ -52,7 +55,8 @@ def list_environment(message: type[codec.Message[Any]], *, exclude: Collection[s
 
 def policy_environment(message: type[codec.Message[Any]]) -> Environment:
     """`principal`, `resource` with the fields of the message, and `now`, for policies."""
-    return Environment({"principal": PRINCIPAL, "resource": record(_fields(message)), "now": TIMESTAMP})
+    variables = {"principal": PRINCIPAL, "resource": record(_fields(message)), "now": TIMESTAMP}
+    return Environment(variables, limits=_COMBINED)
 
 
 def compile_filter(environment: Environment, text: str) -> Program | None:
