@@ -1,0 +1,33 @@
+"""What the log hears: everything (AUDIT-1). A batch of events is appended in one commit, with the consumer's inbox."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taskman_sdk import contract
+from taskman_server.kit.db import Transaction
+from taskman_server.kit.outbox import Event, Subscription
+from taskman_server.kit.rpc.runtime import Runtime
+from taskman_server.services.audit.rules import draft_of
+from taskman_server.services.audit.store import AuditStore
+
+__all__ = ["QUEUE", "AuditConsumers"]
+
+QUEUE: Final = "audit.all"
+
+
+class AuditConsumers:
+    """Events to records."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._store = AuditStore(runtime.db)
+        self._clock = runtime.clock
+        self._secret = contract.secret_fields()
+
+    def subscriptions(self) -> list[Subscription]:
+        """One queue, bound to every exchange."""
+        return [Subscription(QUEUE, ["#"], self.record)]
+
+    async def record(self, event: Event, tx: Transaction) -> None:
+        """Appends the event to the chain of its organization; of no organization, to the system's chain (``)."""
+        await self._store.append(tx, draft_of(event, self._secret), self._clock.now())

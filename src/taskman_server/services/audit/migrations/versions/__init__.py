@@ -1,0 +1,1 @@
+"""The schema of the audit database, step by step."""

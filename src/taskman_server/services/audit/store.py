@@ -1,0 +1,161 @@
+"""Tables and queries of the audit log: records that are only ever inserted, and the head of each chain (AUDIT-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from taskman_server.kit.db import Database, Row, Statement, Transaction, UtcTimestamp
+from taskman_server.kit.outbox import add_event_tables
+from taskman_server.services.audit.rules import Draft, Head, Record, seal
+
+__all__ = ["CHAINS", "METADATA", "POLICY_COLUMNS", "RECORDS", "AuditStore", "record_of"]
+
+METADATA: Final = sa.MetaData()
+add_event_tables(METADATA)
+
+RECORDS: Final = sa.Table(
+    "records",
+    METADATA,
+    sa.Column("organization", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("target_type", sa.Text, nullable=False),
+    sa.Column("target_id", sa.Text, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+    sa.Column("time", UtcTimestamp, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("ip_address", sa.Text, nullable=False),
+    # Text, not JSONB: the hash is over these very bytes, which JSONB would not give back.
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("previous", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Index("records_id", "id", unique=True),
+    sa.Index("records_actor", "organization", "actor", "sequence"),
+    sa.Index("records_target", "organization", "target_id", "sequence"),
+    sa.Index("records_type", "organization", "type", "sequence"),
+    sa.Index("records_time", "organization", "time"),
+    sa.Index("records_request", "organization", "request_id"),
+)
+
+CHAINS: Final = sa.Table(
+    "chains",
+    METADATA,
+    sa.Column("organization", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("update_time", UtcTimestamp, nullable=False),
+)
+
+POLICY_COLUMNS: Final[Mapping[str, sa.ColumnElement[Any]]] = {
+    "resource.id": RECORDS.c.id,
+    "resource.type": RECORDS.c.type,
+    "resource.actor": RECORDS.c.actor,
+    "resource.target_id": RECORDS.c.target_id,
+}
+
+_RECORD_NAMES: Final = tuple(Record.__dataclass_fields__)
+_HEAD = Statement(sa.select(CHAINS.c.sequence, CHAINS.c.hash).where(CHAINS.c.organization == bindparam("organization")))
+_HEAD_FOR_UPDATE = Statement(
+    sa.select(CHAINS.c.sequence, CHAINS.c.hash)
+    .where(CHAINS.c.organization == bindparam("organization"))
+    .with_for_update()
+)
+_BEGIN_CHAIN = Statement(sa.insert(CHAINS))
+_MOVE_HEAD = Statement(
+    sa.update(CHAINS)
+    .where(CHAINS.c.organization == bindparam("chain"))
+    .values(sequence=bindparam("sequence"), hash=bindparam("hash"), update_time=bindparam("update_time"))
+)
+_INSERT = Statement(sa.insert(RECORDS))
+_KNOWN = Statement(sa.select(RECORDS.c.sequence).where(RECORDS.c.id == bindparam("id")))
+_GET = Statement(
+    sa.select(RECORDS).where(RECORDS.c.organization == bindparam("organization"), RECORDS.c.id == bindparam("id"))
+)
+_WALK = Statement(
+    sa.select(RECORDS)
+    .where(RECORDS.c.organization == bindparam("organization"), RECORDS.c.sequence > bindparam("after"))
+    .order_by(RECORDS.c.sequence)
+    .limit(bindparam("limit"))
+)
+# One statement, so that an append between two reads does not look like a forgery.
+_BEYOND = Statement(
+    sa.select(sa.func.count().label("records")).where(
+        RECORDS.c.organization == bindparam("organization"),
+        RECORDS.c.sequence
+        > sa.func.coalesce(
+            sa.select(CHAINS.c.sequence).where(CHAINS.c.organization == bindparam("organization")).scalar_subquery(), 0
+        ),
+    )
+)
+
+
+def record_of(row: Row) -> Record:
+    """A row as the record that it says it is."""
+    return Record(**{name: getattr(row, name) for name in _RECORD_NAMES})
+
+
+class AuditStore:
+    """The log in the service's database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        db.prepare(_HEAD, _HEAD_FOR_UPDATE, _MOVE_HEAD, _INSERT, _KNOWN, _GET, _WALK, _BEYOND)
+
+    async def append(self, tx: Transaction, draft: Draft, now: datetime) -> Record | None:
+        """Puts a record at the end of its organization's chain; None when the event is in the log already."""
+        if await tx.fetch_one(_KNOWN, id=draft.id) is not None:
+            return None
+        row = await tx.fetch_one(_HEAD_FOR_UPDATE, organization=draft.organization)
+        record = seal(draft, Head() if row is None else Head(row.sequence, row.hash))
+        await tx.execute(_INSERT, **{name: getattr(record, name) for name in _RECORD_NAMES})
+        if row is None:
+            await tx.execute(
+                _BEGIN_CHAIN,
+                organization=record.organization,
+                sequence=record.sequence,
+                hash=record.hash,
+                update_time=now,
+            )
+        else:
+            await tx.execute(
+                _MOVE_HEAD, chain=record.organization, sequence=record.sequence, hash=record.hash, update_time=now
+            )
+        return record
+
+    async def get(self, organization: str, identifier: str) -> Record | None:
+        """One record by its id."""
+        row = await self._db.fetch_one(_GET, organization=organization, id=identifier)
+        return None if row is None else record_of(row)
+
+    async def page(
+        self, organization: str, conditions: Sequence[sa.ColumnElement[bool]], before: int | None, limit: int
+    ) -> list[Record]:
+        """Records that meet all conditions, newest first, from below the sequence `before`."""
+        statement = sa.select(RECORDS).where(RECORDS.c.organization == organization, *conditions)
+        if before is not None:
+            statement = statement.where(RECORDS.c.sequence < before)
+        rows = await self._db.fetch_all(statement.order_by(RECORDS.c.sequence.desc()).limit(limit))
+        return [record_of(row) for row in rows]
+
+    async def head(self, organization: str) -> Head:
+        """Where the chain should end."""
+        row = await self._db.fetch_one(_HEAD, organization=organization)
+        return Head() if row is None else Head(row.sequence, row.hash)
+
+    async def walk(self, organization: str, after: int, limit: int) -> list[Record]:
+        """The records after a sequence, oldest first."""
+        rows = await self._db.fetch_all(_WALK, organization=organization, after=after, limit=limit)
+        return [record_of(row) for row in rows]
+
+    async def beyond(self, organization: str) -> int:
+        """How many records stand after the head."""
+        row = await self._db.fetch_one(_BEYOND, organization=organization)
+        return 0 if row is None else int(row.records)
