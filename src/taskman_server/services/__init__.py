@@ -1,0 +1,1 @@
+"""The seven services. None of them knows another; `app.py` connects them."""

@@ -1,0 +1,96 @@
+"""Signing up, and the first administrator."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from taskman_sdk.errors import AlreadyExistsError, PermissionDeniedError
+from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import (
+    RegisterRequest,
+    RegisterResponse,
+    SetUpRequest,
+    SetUpResponse,
+)
+from taskman_server.kit.emails import normal_email
+from taskman_server.kit.ids import new_id
+from taskman_server.kit.rpc import Call
+from taskman_server.services.authentication.accounts import create_account, try_grant_role
+from taskman_server.services.authentication.mail import REGISTRATION_REPEATED
+from taskman_server.services.authentication.parts import Parts, payload
+from taskman_server.services.authentication.passwords import check_password
+from taskman_server.services.authentication.setup import set_up_administrator
+
+__all__ = ["RegistrationHandlers"]
+
+# Answers leave on the beat: what is different for a new and a known address is shorter than one.
+BEAT: Final = 0.1
+NEXT_STEP: Final = (
+    "Sign in with this address and password. If the address had an account before, nothing was changed and its owner "
+    "was told by mail."
+)
+
+
+class RegistrationHandlers:
+    """Accounts that begin."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def register(self, request: RegisterRequest, call: Call) -> RegisterResponse:
+        """Answers alike for a new and for a known address: same body, same status, same beat of time (AUTHN-5)."""
+        parts, settings = self._parts, self._parts.runtime.settings
+        if settings.signup not in ("open", "organization"):
+            raise PermissionDeniedError(
+                "Nobody can sign up here. Ask an administrator for an account.", reason="SIGNUP_CLOSED"
+            )
+        started = asyncio.get_running_loop().time()
+        email = normal_email(request.email)
+        check_password(request.password, email=email, display_name=request.display_name)
+        password_hash = await parts.passwords.hash(request.password)
+        role = "admin" if settings.signup == "organization" else "member"
+        answer = await create_account(
+            call,
+            parts.store,
+            registration=new_id("registration"),
+            email=email,
+            display_name=request.display_name,
+            password_hash=password_hash,
+            role=role,
+        )
+        assert answer.user is not None
+        user, organization = answer.user.id, answer.organization
+        if answer.created:
+            await try_grant_role(call, user, organization, role)
+        else:
+            async with parts.runtime.db.transaction() as tx:
+                await parts.mail.request(tx, call, REGISTRATION_REPEATED, email)
+                data = payload(call, user)
+                await call.emit(tx, "auth.registration.repeated", data, subject=user, organization=organization)
+        if settings.password_hash == "standard":
+            past = (asyncio.get_running_loop().time() - started) % BEAT
+            await asyncio.sleep(BEAT - past)
+        return RegisterResponse(email=email, next_step=NEXT_STEP)
+
+    async def set_up(self, request: SetUpRequest, call: Call) -> SetUpResponse:
+        """Makes the first administrator with the token that the first start printed (OPS-1)."""
+        email = normal_email(request.email)
+        name = request.display_name or email.partition("@")[0]
+        check_password(request.password, email=email, display_name=request.display_name)
+        user = await set_up_administrator(
+            self._parts.runtime,
+            self._parts.store,
+            self._parts.passwords,
+            call,
+            token=request.token,
+            email=email,
+            password=request.password,
+            display_name=name,
+        )
+        if user is None:
+            raise AlreadyExistsError(
+                f"The address {email} has an account already. Choose another one for the administrator.",
+                reason="EMAIL_TAKEN",
+                metadata={"email": email},
+            )
+        return SetUpResponse(user=user)

@@ -1,0 +1,46 @@
+"""Whose token is this, and which keys verify it."""
+
+from __future__ import annotations
+
+from taskman_sdk.codec import Timestamp
+from taskman_sdk.errors import UnauthenticatedError
+from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import (
+    GetJwksRequest,
+    Jwks,
+    Principal,
+    ValidateTokenRequest,
+    ValidateTokenResponse,
+)
+from taskman_server.kit.rpc import Call
+from taskman_server.services.authentication.parts import Parts
+
+__all__ = ["TokenHandlers"]
+
+
+class TokenHandlers:
+    """Verification."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def validate_token(self, request: ValidateTokenRequest, call: Call) -> ValidateTokenResponse:
+        """Signature from a cache, session and user from the database each time: who is shut out is out (AUTHN-4)."""
+        claims = await self._parts.keys.verify(request.access_token)
+        state = await self._parts.store.session_state(claims.session)
+        if (
+            state is None
+            or state.end_time is not None
+            or state.state != "active"
+            or (state.user_id, state.organization) != (claims.user, claims.organization)
+        ):
+            raise UnauthenticatedError("The session has ended. Sign in again.", reason="SESSION_ENDED")
+        return ValidateTokenResponse(
+            principal=Principal(
+                id=claims.user, type="user", organization=claims.organization, session=claims.session
+            ),
+            expire_time=Timestamp.from_seconds(claims.expires),
+        )
+
+    async def get_jwks(self, request: GetJwksRequest, call: Call) -> Jwks:
+        """The public half of every key that verifies, the signing one first (AUTHN-3)."""
+        return Jwks(keys=list(await self._parts.keys.public_keys()))

@@ -1,0 +1,1 @@
+"""The schema of the Authentication service's database, step by step."""

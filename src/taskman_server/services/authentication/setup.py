@@ -1,0 +1,158 @@
+"""The first administrator of a deployment: by settings, or by a one-time token that the first start prints (OPS-1)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from taskman_sdk.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError
+from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import AuthenticationEvent
+from taskman_server.kit.crypto import PasswordHasher, digest, new_secret
+from taskman_server.kit.db import UniqueViolation
+from taskman_server.kit.emails import normal_email
+from taskman_server.kit.ids import new_id
+from taskman_server.kit.rpc import Context, Runtime
+from taskman_server.services.authentication.accounts import DEFAULT_ORGANIZATION, create_account, grant_role
+from taskman_server.services.authentication.passwords import check_password
+from taskman_server.services.authentication.store import AuthenticationStore
+
+__all__ = ["ensure_administrator", "issue_setup_token", "set_up_administrator"]
+
+ADMINISTRATOR: Final = "administrator"
+ROLE: Final = "admin"
+SET_UP: Final = "set_up"
+_LIFE: Final = timedelta(days=7)
+
+
+async def issue_setup_token(runtime: Runtime) -> str | None:
+    """A token for `SetUp`, good once and for a week; the one before it is void. None when there is an administrator."""
+    store = AuthenticationStore(runtime.db)
+    if await store.milestone(ADMINISTRATOR) is not None:
+        return None
+    now = runtime.clock.now()
+    token = new_secret("tms")
+    async with runtime.db.transaction() as tx:
+        await store.replace_action_token(
+            tx,
+            token_hash=digest(token),
+            purpose=SET_UP,
+            user="",
+            organization=DEFAULT_ORGANIZATION,
+            now=now,
+            expires=now + _LIFE,
+        )
+    return token
+
+
+async def ensure_administrator(runtime: Runtime, email: str, password: str, display_name: str = "") -> str:
+    """Makes the administrator that the settings name, unless there is one; answers the administrator's user id.
+
+    May be called at every start: the settings' password is the first password, and is not put back later.
+
+    Raises:
+        InvalidArgumentError: the address or the password cannot be used.
+        AlreadyExistsError: the address belongs to somebody who signed up: rights are not given to whoever was first.
+        TaskManError: a peer does not answer.
+    """
+    store = AuthenticationStore(runtime.db)
+    done = await store.milestone(ADMINISTRATOR)
+    if done is not None:
+        return str(done.user_id)
+    address = normal_email(email, "TASKMAN_ADMIN_EMAIL")
+    check_password(password, email=address, display_name=display_name, field="TASKMAN_ADMIN_PASSWORD")
+    hasher = PasswordHasher(runtime.settings.password_hash, at_once=1)
+    context = runtime.context(DEFAULT_ORGANIZATION, request_id=new_id("req"))
+    name = display_name or address.partition("@")[0]
+    # The same registration at each try: a start that was cut off is gone on with.
+    registration = f"registration_{digest(address)[:32]}"
+    user = await _create(context, store, registration, address, name, await hasher.hash(password))
+    if user is None:
+        raise AlreadyExistsError(
+            f"TASKMAN_ADMIN_EMAIL {address} belongs to an account that was made otherwise. Name another address, or "
+            "leave the setting out and use the set-up link.",
+            reason="EMAIL_TAKEN",
+        )
+    await _complete(context, store, user)
+    return user
+
+
+async def set_up_administrator(
+    runtime: Runtime,
+    store: AuthenticationStore,
+    hasher: PasswordHasher,
+    origin: Context,
+    *,
+    token: str,
+    email: str,
+    password: str,
+    display_name: str,
+) -> str | None:
+    """Uses the token up and makes the administrator; answers the user id, None when the address is taken.
+
+    Raises:
+        InvalidArgumentError: the token was used, is too old, or never was one.
+        TaskManError: a peer does not answer; the token can be used again.
+    """
+    token_hash = digest(token)
+    if await store.action_token(token_hash, SET_UP, origin.now) is None:
+        raise _bad_token()
+    password_hash = await hasher.hash(password)
+    context = runtime.context(DEFAULT_ORGANIZATION, request_id=origin.request_id, traceparent=origin.traceparent)
+    context.origin = origin.origin
+    # First of all, so that one token makes one administrator, however many calls hold it.
+    async with runtime.db.transaction() as tx:
+        if not await store.use_action_token(tx, token_hash, SET_UP, origin.now):
+            raise _bad_token()
+    try:
+        registration = f"registration_{digest(token_hash + email)[:32]}"
+        user = await _create(context, store, registration, email, display_name, password_hash)
+        if user is not None:
+            await _complete(context, store, user)
+    except BaseException:
+        await _release(runtime, store, token_hash)
+        raise
+    if user is None:
+        await _release(runtime, store, token_hash)
+    return user
+
+
+async def _release(runtime: Runtime, store: AuthenticationStore, token_hash: str) -> None:
+    async with runtime.db.transaction() as tx:
+        await store.release_action_token(tx, token_hash)
+
+
+async def _create(
+    context: Context, store: AuthenticationStore, registration: str, email: str, display_name: str, password_hash: str
+) -> str | None:
+    answer = await create_account(
+        context,
+        store,
+        registration=registration,
+        email=email,
+        display_name=display_name,
+        password_hash=password_hash,
+        role=ROLE,
+    )
+    if not answer.created or answer.user is None:
+        return None
+    await grant_role(context, answer.user.id, answer.organization, ROLE)
+    return answer.user.id
+
+
+async def _complete(context: Context, store: AuthenticationStore, user: str) -> None:
+    try:
+        async with context.runtime.db.transaction() as tx:
+            await store.add_milestone(tx, ADMINISTRATOR, DEFAULT_ORGANIZATION, user, context.now)
+            await store.delete_action_tokens(tx, "", SET_UP)
+            data = AuthenticationEvent(user=user, ip_address=context.origin.ip_address)
+            await context.emit(tx, "auth.setup.completed", data, subject=user, actor=user)
+    except UniqueViolation:
+        return  # another process of this deployment was faster; there is an administrator, and that is what is wanted
+
+
+def _bad_token() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "The set-up token was used already or has expired. Restart the server: it prints a new one.",
+        reason="SETUP_TOKEN_INVALID",
+        field_violations=[FieldViolation("token", "it was used already or has expired", "token")],
+    )
