@@ -1,0 +1,143 @@
+"""What the handlers of projects and of tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from taskman_sdk.errors import FieldViolation, InvalidArgumentError
+from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
+from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
+from taskman_server.kit.db import Row, Transaction
+from taskman_server.kit.rpc import Call, Runtime
+from taskman_server.kit.rpc.call import not_found
+from taskman_server.services.tasks import convert, rules
+from taskman_server.services.tasks.store import Fts5, ProjectStore, TaskStore
+
+__all__ = ["Base", "actor"]
+
+_BATCH: Final = 1000  # users that BatchGetUsers takes
+
+
+def actor(call: Call) -> str:
+    """Who does it: the principal, or the one that a service calls for."""
+    return call.principal.actor or call.principal.id
+
+
+class Base:
+    """The stores, and loading with the decision."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.projects = ProjectStore(runtime.db)
+        self.tasks = TaskStore(runtime.db, Fts5())
+
+    async def _project(self, name: str, call: Call, permission: str = "") -> Row:
+        """A project for which the call's permission (or the one given) holds.
+
+        Raises:
+            NotFoundError: there is none, or it is not the caller's to see.
+            PermissionDeniedError: the caller may see it, but not do this.
+        """
+        row = await self.projects.get(call.principal.organization, name)
+        if row is None:
+            raise not_found("project", name)
+        await call.authorize(
+            convert.project_resource(row),
+            permission=permission,
+            hidden=not_found("project", name),
+            read_permission="projects.read",
+        )
+        return row
+
+    async def _task(self, name: str, call: Call) -> Row:
+        """A task for which the call's permission holds, with its project's `visibility` and `members`.
+
+        Raises:
+            NotFoundError: there is none, or it is not the caller's to see.
+            PermissionDeniedError: the caller may see it, but not do this.
+        """
+        row = await self.tasks.get(call.principal.organization, name)
+        if row is None:
+            raise not_found("task", name)
+        await call.authorize(convert.task_resource(row), hidden=not_found("task", name), read_permission="tasks.read")
+        return row
+
+    async def _task_again(self, tx: Transaction, row: Row, call: Call, etag: str = "") -> Row:
+        """The task as it is inside the transaction, fit to be changed.
+
+        Raises:
+            FailedPreconditionError: it is in the trash.
+            AbortedError: it has another etag than the one given.
+        """
+        current = await self.tasks.get(row.organization, row.id, tx)
+        assert current is not None, "a task is never deleted for good"
+        rules.check_deleted(current.key, current.delete_time)
+        call.check_etag(etag, convert.etag(current), f"The task {current.key}")
+        return current
+
+    async def _change(
+        self,
+        call: Call,
+        tx: Transaction,
+        before: Row,
+        events: Iterable[tuple[str, Sequence[str]]],
+        **changes: Any,
+    ) -> Task:
+        """Writes a change of a task with its events.
+
+        Args:
+            call: the call.
+            tx: its transaction.
+            before: the task as it is.
+            events: names, each with the users who came or left.
+            changes: columns with their new values; those that are as before are passed over.
+
+        Returns:
+            The task as it is now: the old one, with the old etag and no event, when nothing changes.
+        """
+        changes = {name: value for name, value in changes.items() if getattr(before, name) != value}
+        if not changes:
+            return convert.task_message(before)
+        after: Row = before._replace(**changes, version=before.version + 1, update_time=call.now)
+        await self.tasks.update(tx, before, after)
+        old, new = convert.task_message(before), convert.task_message(after)
+        for name, users in events:
+            payload = TaskEvent(task=new, before=old, changed_fields=list(changes), users=list(users))
+            await call.emit(tx, name, payload, subject=before.id)
+        return new
+
+    async def _active(self, call: Call, users: Iterable[str]) -> set[str]:
+        """Those of the users who exist and are active in the caller's organization."""
+        wanted = sorted(set(users))
+        found: set[str] = set()
+        for start in range(0, len(wanted), _BATCH):
+            request = BatchGetUsersRequest(users=wanted[start : start + _BATCH])
+            answer = await call.peer("UserService.BatchGetUsers", request, BatchGetUsersResponse)
+            found.update(user.id for user in answer.users if user.state == "active")
+        return found
+
+    async def _require_active(self, call: Call, users: Sequence[str], field: str) -> None:
+        """Refuses users who do not exist or are shut out.
+
+        Args:
+            call: the call.
+            users: their ids.
+            field: where they stand in the request; `{}` in it becomes their place.
+
+        Raises:
+            InvalidArgumentError: with a field violation for each of them.
+        """
+        active = await self._active(call, users)
+        wrong = [
+            FieldViolation(field.format(index), f"there is no active user {user!r} in your organization", "user")
+            for index, user in enumerate(users)
+            if user not in active
+        ]
+        if wrong:
+            raise InvalidArgumentError(
+                f"{wrong[0].field}: {wrong[0].description}. Use the id of an active user (GET /v1/users).",
+                reason="USER_UNKNOWN",
+                metadata={"users": ",".join(user for user in users if user not in active)},
+                field_violations=wrong,
+            )

@@ -1,0 +1,1 @@
+"""The schema of the task database, step by step."""

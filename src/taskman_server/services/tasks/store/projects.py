@@ -1,0 +1,119 @@
+"""Projects: statements and store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from taskman_server.kit.cel import Collection
+from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
+from taskman_server.kit.ids import is_id
+from taskman_server.services.tasks.store.tables import MEMBERS, PROJECTS
+
+__all__ = ["PROJECT_FILTER", "PROJECT_POLICY", "PROJECT_SELECT", "ProjectStore"]
+
+_MUTABLE: Final = ("display_name", "description", "visibility", "members", "version", "update_time")
+PROJECT_SELECT: Final = select(PROJECTS)
+_BY_ID: Final = Statement(
+    PROJECT_SELECT.where(PROJECTS.c.id == bindparam("id"), PROJECTS.c.organization == bindparam("organization"))
+)
+_BY_KEY: Final = Statement(
+    PROJECT_SELECT.where(PROJECTS.c.organization == bindparam("organization"), PROJECTS.c.key == bindparam("key"))
+)
+_INSERT: Final = Statement(insert(PROJECTS).values({c.name: bindparam(c.name, type_=c.type) for c in PROJECTS.c}))
+_UPDATE: Final = Statement(
+    update(PROJECTS)
+    .where(PROJECTS.c.id == bindparam("project_id"), PROJECTS.c.organization == bindparam("organization_id"))
+    .values({name: bindparam(name, type_=PROJECTS.c[name].type) for name in _MUTABLE})
+)
+_ALLOT: Final = Statement(
+    update(PROJECTS)
+    .where(PROJECTS.c.id == bindparam("project_id"), PROJECTS.c.organization == bindparam("organization_id"))
+    .values(last_number=PROJECTS.c.last_number + bindparam("count", type_=PROJECTS.c.last_number.type))
+    .returning(PROJECTS.c.last_number)
+)
+_MEMBER_INSERT: Final = Statement(insert(MEMBERS).values({c.name: bindparam(c.name, type_=c.type) for c in MEMBERS.c}))
+_MEMBER_DELETE: Final = Statement(
+    delete(MEMBERS).where(
+        MEMBERS.c.project == bindparam("project"),
+        MEMBERS.c.user == bindparam("user"),
+        MEMBERS.c.organization == bindparam("organization"),
+    )
+)
+
+
+def members_of(project: Any, *roles: str) -> Collection:
+    """The users with one of the roles (any, for none) in the project with the id `project`, for conditions."""
+    where = [MEMBERS.c.project == project]
+    if roles:
+        where.append(MEMBERS.c.role.in_(roles))
+    return Collection.of_rows(MEMBERS.c.user, *where)
+
+
+PROJECT_FILTER: Final = {
+    name: PROJECTS.c[name]
+    for name in ("id", "key", "display_name", "description", "visibility", "create_time", "update_time")
+}
+PROJECT_POLICY: Final[Mapping[str, Any]] = {
+    "resource.id": PROJECTS.c.id,
+    "resource.key": PROJECTS.c.key,
+    "resource.visibility": PROJECTS.c.visibility,
+    "resource.members": members_of(PROJECTS.c.id),
+    "resource.editors": members_of(PROJECTS.c.id, "editor", "admin"),
+    "resource.admins": members_of(PROJECTS.c.id, "admin"),
+}
+
+
+class ProjectStore:
+    """Reads and writes projects. Reads go to the database, or to the transaction that is given."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        db.prepare(_BY_ID, _BY_KEY, _INSERT, _UPDATE, _ALLOT, _MEMBER_INSERT, _MEMBER_DELETE)
+
+    async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
+        """A project by id, or by key in any case."""
+        source = source or self._db
+        if is_id(name, "project"):
+            return await source.fetch_one(_BY_ID, organization=organization, id=name)
+        return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
+
+    async def insert(self, tx: Transaction, values: Mapping[str, Any]) -> Row:
+        """A new project with its members.
+
+        Raises:
+            UniqueViolation: the key is taken.
+        """
+        await tx.execute(_INSERT, **values)
+        for user, role in values["members"].items():
+            await self._insert_member(tx, values["id"], values["organization"], user, role)
+        row = await self.get(values["organization"], values["id"], tx)
+        assert row is not None
+        return row
+
+    async def update(self, tx: Transaction, before: Row, after: Row) -> None:
+        """Writes what changed, members included."""
+        await tx.execute(
+            _UPDATE,
+            project_id=before.id,
+            organization_id=before.organization,
+            **{name: getattr(after, name) for name in _MUTABLE},
+        )
+        for user, role in before.members.items():
+            if after.members.get(user) != role:
+                await tx.execute(_MEMBER_DELETE, project=before.id, user=user, organization=before.organization)
+        for user, role in after.members.items():
+            if before.members.get(user) != role:
+                await self._insert_member(tx, before.id, before.organization, user, role)
+
+    async def allot(self, tx: Transaction, project: Row, count: int) -> int:
+        """Takes `count` numbers for task keys; the first of them. Numbers only grow (TASK-1)."""
+        row = await tx.fetch_one(_ALLOT, project_id=project.id, organization_id=project.organization, count=count)
+        assert row is not None, "a project is never deleted"
+        return int(row.last_number) - count + 1
+
+    @staticmethod
+    async def _insert_member(tx: Transaction, project: str, organization: str, user: str, role: str) -> None:
+        await tx.execute(_MEMBER_INSERT, project=project, organization=organization, user=user, role=role)

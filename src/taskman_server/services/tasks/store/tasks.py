@@ -1,0 +1,170 @@
+"""Tasks: statements and store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from taskman_server.kit.cel import Collection
+from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
+from taskman_server.kit.ids import is_id
+from taskman_server.services.tasks.rules import PRIORITIES
+from taskman_server.services.tasks.store.projects import members_of
+from taskman_server.services.tasks.store.search import SearchIndex, fold, words
+from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
+
+__all__ = ["TASK_FILTER", "TASK_POLICY", "TASK_SELECT", "TaskStore"]
+
+_COLUMNS: Final = [c for c in TASKS.c if c.name not in ("title_order", "priority_order")]
+_MUTABLE: Final = (
+    "title", "title_order", "description", "state", "priority", "priority_order", "labels", "assignees", "start_time",
+    "due_time", "version", "update_time", "complete_time", "delete_time",
+)  # fmt: skip
+_TURN: Final = 50  # tasks written between two turns of the event loop
+
+TASK_SELECT: Final = select(*_COLUMNS)
+# with what the decision needs of the project: one statement, two rows by primary key
+_GET: Final = select(*_COLUMNS, PROJECTS.c.visibility, PROJECTS.c.members).join(PROJECTS)
+_BY_ID: Final = Statement(_GET.where(TASKS.c.id == bindparam("id"), TASKS.c.organization == bindparam("organization")))
+_BY_KEY: Final = Statement(
+    _GET.where(TASKS.c.organization == bindparam("organization"), TASKS.c.key == bindparam("key"))
+)
+_EXTERNAL: Final = Statement(
+    select(TASKS.c.external_id, TASKS.c.id, TASKS.c.key).where(
+        TASKS.c.project == bindparam("project"),
+        TASKS.c.external_id != "",
+        TASKS.c.external_id.in_(bindparam("external_ids", expanding=True)),
+        TASKS.c.organization == bindparam("organization"),
+    )
+)
+_INSERT: Final = Statement(
+    insert(TASKS)
+    .values({c.name: bindparam(c.name, type_=c.type) for c in TASKS.c if c.name != "seq"})
+    .returning(TASKS.c.seq)
+)
+_UPDATE: Final = Statement(
+    update(TASKS)
+    .where(TASKS.c.seq == bindparam("task_seq"), TASKS.c.organization == bindparam("organization_id"))
+    .values({name: bindparam(name, type_=TASKS.c[name].type) for name in _MUTABLE})
+)
+_LABEL_INSERT: Final = Statement(
+    insert(TASK_LABELS).values({c.name: bindparam(c.name, type_=c.type) for c in TASK_LABELS.c})
+)
+_LABEL_DELETE: Final = Statement(
+    delete(TASK_LABELS).where(TASK_LABELS.c.task == bindparam("task"), TASK_LABELS.c.label == bindparam("label"))
+)
+_ASSIGNEE_INSERT: Final = Statement(
+    insert(TASK_ASSIGNEES).values({c.name: bindparam(c.name, type_=c.type) for c in TASK_ASSIGNEES.c})
+)
+_ASSIGNEE_DELETE: Final = Statement(
+    delete(TASK_ASSIGNEES).where(TASK_ASSIGNEES.c.task == bindparam("task"), TASK_ASSIGNEES.c.user == bindparam("user"))
+)
+_LABELS: Final = Collection.of_rows(TASK_LABELS.c.label, TASK_LABELS.c.task == TASKS.c.seq)
+_ASSIGNEES: Final = Collection.of_rows(TASK_ASSIGNEES.c.user, TASK_ASSIGNEES.c.task == TASKS.c.seq)
+
+TASK_FILTER: Final[Mapping[str, Any]] = {
+    **{
+        name: TASKS.c[name]
+        for name in (
+            "id", "key", "project", "title", "description", "state", "priority", "start_time", "due_time", "creator",
+            "create_time", "update_time", "complete_time", "delete_time", "external_id",
+        )
+    },
+    "labels": _LABELS,
+    "assignees": _ASSIGNEES,
+}  # fmt: skip
+TASK_POLICY: Final[Mapping[str, Any]] = {
+    **{f"resource.{name}": TASKS.c[name] for name in ("id", "project", "state", "priority", "creator")},
+    "resource.labels": _LABELS,
+    "resource.assignees": _ASSIGNEES,
+    # a subquery and not a join: it is looked up only where a policy asks, and leaves the order of the list to an index
+    "resource.visibility": select(PROJECTS.c.visibility)
+    .where(PROJECTS.c.id == TASKS.c.project)
+    .correlate(TASKS)
+    .scalar_subquery(),
+    "resource.members": members_of(TASKS.c.project),
+    "resource.editors": members_of(TASKS.c.project, "editor", "admin"),
+    "resource.admins": members_of(TASKS.c.project, "admin"),
+}
+
+
+class TaskStore:
+    """Reads and writes tasks, with their rows of labels and assignees and their entry in the search."""
+
+    def __init__(self, db: Database, index: SearchIndex) -> None:
+        self._db = db
+        self.index = index
+        db.prepare(_BY_ID, _BY_KEY, _EXTERNAL, _INSERT, _UPDATE)
+        db.prepare(_LABEL_INSERT, _LABEL_DELETE, _ASSIGNEE_INSERT, _ASSIGNEE_DELETE)
+
+    async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
+        """A task by id, or by key in any case, with its project's `visibility` and `members`; deleted ones too."""
+        source = source or self._db
+        if is_id(name, "task"):
+            return await source.fetch_one(_BY_ID, organization=organization, id=name)
+        return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
+
+    async def external(self, tx: Transaction, project: Row, external_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Those of the external ids that the project knows, with the id and key of their task (TASK-9)."""
+        wanted = list(external_ids)
+        if not wanted:
+            return {}
+        rows = await tx.fetch_all(_EXTERNAL, project=project.id, organization=project.organization, external_ids=wanted)
+        return {row.external_id: (row.id, row.key) for row in rows}
+
+    async def insert(self, tx: Transaction, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """New tasks. The mappings hold the columns of `tasks` but `seq` and those that only sort.
+
+        Raises:
+            UniqueViolation: a key or an external id is taken.
+        """
+        labels: list[dict[str, Any]] = []
+        assignees: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
+        for index, values in enumerate(tasks):
+            row = await tx.fetch_one(_INSERT, **values, **_order(values["title"], values["priority"]))
+            assert row is not None
+            owner = {"task": row.seq, "organization": values["organization"]}
+            labels += [{**owner, "label": label} for label in values["labels"]]
+            assignees += [{**owner, "user": user} for user in values["assignees"]]
+            entries.append(_entry(row.seq, values["title"], values["description"], values["labels"], values["key"]))
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+        await tx.execute_many(_LABEL_INSERT, labels)
+        await tx.execute_many(_ASSIGNEE_INSERT, assignees)
+        await self.index.add(tx, entries)
+
+    async def update(self, tx: Transaction, before: Row, after: Row) -> None:
+        """Writes what changed between two versions of a row."""
+        order = _order(after.title, after.priority)
+        values = {name: getattr(after, name) for name in _MUTABLE if name not in order}
+        await tx.execute(_UPDATE, task_seq=before.seq, organization_id=before.organization, **values, **order)
+        owner = {"task": before.seq, "organization": before.organization}
+        for label in set(before.labels).difference(after.labels):
+            await tx.execute(_LABEL_DELETE, task=before.seq, label=label)
+        for label in set(after.labels).difference(before.labels):
+            await tx.execute(_LABEL_INSERT, **owner, label=label)
+        for user in set(before.assignees).difference(after.assignees):
+            await tx.execute(_ASSIGNEE_DELETE, task=before.seq, user=user)
+        for user in set(after.assignees).difference(before.assignees):
+            await tx.execute(_ASSIGNEE_INSERT, **owner, user=user)
+        if any(getattr(before, name) != getattr(after, name) for name in ("title", "description", "labels")):
+            entry = _entry(before.seq, after.title, after.description, after.labels, after.key)
+            await self.index.replace(tx, entry)
+
+
+def _order(title: str, priority: str) -> dict[str, Any]:
+    return {"title_order": fold(title), "priority_order": PRIORITIES[priority]}
+
+
+def _entry(seq: int, title: str, description: str, labels: Sequence[str], key: str) -> dict[str, Any]:
+    return {
+        "seq": seq,
+        "title": words(title),
+        "description": words(description),
+        "labels": words(" ".join(labels)),
+        "key": words(key),
+    }
