@@ -11,12 +11,12 @@ from taskman_server.cli.doctor import doctor
 from taskman_server.cli.settings import settings
 from taskman_server.cli.up import up
 
-__all__ = ["main"]
+__all__ = ["group", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="taskman-server")
-def _group() -> None:
+def group() -> None:
     """TaskMan's server: all eight services with one command.
 
     \b
@@ -27,15 +27,15 @@ def _group() -> None:
     """
 
 
-_group.add_command(up)
-_group.add_command(doctor)
-_group.add_command(settings)
+group.add_command(up)
+group.add_command(doctor)
+group.add_command(settings)
 
 
 def main() -> None:
     """Runs the command; a fault of the user's making ends with a sentence, never a traceback."""
     try:
-        _group(standalone_mode=False)
+        group(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
