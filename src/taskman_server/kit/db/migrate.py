@@ -17,7 +17,7 @@ from taskman_server.kit.db.errors import DatabaseError, DatabaseUnavailable
 __all__ = ["MigrationError", "current", "downgrade", "head", "upgrade"]
 
 _ASSIGNMENT = re.compile(
-    r"^(revision|down_revision)\s*(?::[^=]+)?=\s*(?:[\"'](?P<value>[^\"']+)[\"']|None)\s*(?:#.*)?$", re.M
+    r"^(revision|down_revision)\s*(?::[^=]+)?=\s*(?:[\"'](?P<value>[^\"']+)[\"']|None)\s*(?:#.*)?$", re.MULTILINE
 )
 
 

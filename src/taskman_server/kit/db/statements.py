@@ -90,6 +90,8 @@ class Prepared:
                     f"the defaults of {', '.join(columns)} run in Python and are not applied here:"
                     " give the values, or use server_default"
                 )
+        if binds and not compiled.positional:
+            raise TypeError(f"the {dialect.name} dialect names its parameters; use one with positional parameters")
         names: Sequence[str] = (getattr(compiled, "positiontup", None) or ()) if binds else ()
         self._allowed = frozenset(binds)
         self._defaults = {name: bind.effective_value for name, bind in binds.items() if not bind.required}
