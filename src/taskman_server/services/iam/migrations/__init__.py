@@ -1,0 +1,1 @@
+"""The schema of the IAM database, step by step."""
