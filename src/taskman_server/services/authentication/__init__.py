@@ -9,11 +9,11 @@ from __future__ import annotations
 from taskman_server.kit.crypto import PasswordHasher
 from taskman_server.kit.rpc import Runtime, ServiceDefinition, ServiceParts
 from taskman_server.services.authentication.consumers import UserEvents
+from taskman_server.services.authentication.first_start import ensure_administrator, issue_setup_token
 from taskman_server.services.authentication.handlers import AuthenticationHandlers
 from taskman_server.services.authentication.housekeeping import Housekeeper
 from taskman_server.services.authentication.mail import MailWorker
 from taskman_server.services.authentication.parts import Parts
-from taskman_server.services.authentication.setup import ensure_administrator, issue_setup_token
 from taskman_server.services.authentication.store import AuthenticationStore
 from taskman_server.services.authentication.throttle import Throttle
 from taskman_server.services.authentication.tokens import KeyRing

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 __all__ = [
-    "CLOCK_LEEWAY", "GRACE", "MAX_PASSWORD", "MIN_PASSWORD", "PAIR_LIMIT", "ACCOUNT_LIMIT", "ADDRESS_LIMIT",
-    "Limit", "PasswordProblem", "RefreshDecision", "SessionState", "address_prefix", "decide_refresh",
-    "password_problem", "pause", "remembered", "wait",
+    "ACCOUNT_LIMIT", "ADDRESS_LIMIT", "CLOCK_LEEWAY", "GRACE", "MAX_PASSWORD", "MIN_PASSWORD", "PAIR_LIMIT", "Limit",
+    "PasswordProblem", "RefreshDecision", "SessionState", "address_prefix", "decide_refresh", "password_problem",
+    "pause", "remembered", "wait",
 ]  # fmt: skip
 
 MIN_PASSWORD: Final = 8
@@ -67,7 +67,9 @@ class SessionState:
 RefreshDecision = Literal["rotate", "repeat", "reused", "expired", "ended"]
 
 
-def decide_refresh(token_generation: int, expire_time: datetime, session: SessionState, now: datetime) -> RefreshDecision:
+def decide_refresh(
+    token_generation: int, expire_time: datetime, session: SessionState, now: datetime
+) -> RefreshDecision:
     """What becomes of a refresh token (AUTHN-2, RFC 9700 section 4.14.2).
 
     `rotate`: it is in force, the next generation begins. `repeat`: it is the immediate predecessor and nobody has

@@ -28,7 +28,7 @@ from taskman_server.kit.rpc import Runtime
 from taskman_server.services.authentication.rules import CLOCK_LEEWAY
 from taskman_server.services.authentication.store import AuthenticationStore
 
-__all__ = ["AUDIENCE", "Claims", "KeyRing", "TOKEN_TYPE", "read_token"]
+__all__ = ["AUDIENCE", "TOKEN_TYPE", "Claims", "KeyRing", "read_token"]
 
 AUDIENCE: Final = "taskman"
 ALGORITHM: Final = "EdDSA"
@@ -97,19 +97,16 @@ def read_token(token: str, keys: Mapping[str, OKPKey], issuer: str) -> Claims:
     except (JoseError, ValueError, TypeError, RecursionError):
         raise _refused() from None
     texts = [claims.get(name) for name in ("sub", "org", "sid", "jti")]
-    numbers = [claims.get("exp"), claims.get("iat"), claims.get("nbf", 0)]
-    if (
-        claims.get("iss") != issuer
-        or claims.get("aud") != AUDIENCE
-        or not all(isinstance(text, str) and text for text in texts)
-        or not all(type(number) is int for number in numbers)
-    ):
+    expires, issued, not_before = claims.get("exp"), claims.get("iat"), claims.get("nbf", 0)
+    if claims.get("iss") != issuer or claims.get("aud") != AUDIENCE:
         raise _refused()
-    expires, issued, not_before = numbers
-    assert isinstance(expires, int) and isinstance(issued, int) and isinstance(not_before, int)
-    return Claims(
-        str(texts[0]), str(texts[1]), str(texts[2]), kid, expires=expires, not_before=max(issued, not_before)
-    )
+    if not all(isinstance(text, str) and text for text in texts):
+        raise _refused()
+    # `True` is an int to isinstance.
+    if type(expires) is not int or type(issued) is not int or type(not_before) is not int:
+        raise _refused()
+    user, organization, session, _ = map(str, texts)
+    return Claims(user, organization, session, kid, expires=expires, not_before=max(issued, not_before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +173,7 @@ class KeyRing:
         """
         now = self._runtime.clock.now()
         mark = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=20).digest()
-        claims = self._verified.get(mark)
+        claims: Claims | None = self._verified.get(mark)
         if claims is None:
             if _kid(token) not in self._keys and now - self._loaded > RELOAD:
                 await self._load(now)  # another process may have made it a moment ago
@@ -201,7 +198,7 @@ class KeyRing:
         """The keys that verify, the signing one first (RFC 7517, RFC 8037)."""
         await self._load(self._runtime.clock.now())
         return [
-            Jwk(kty="OKP", crv="Ed25519", x=str(key.key.as_dict(private=False)["x"]), kid=key.kid, alg=ALGORITHM, use="sig")
+            Jwk(kty="OKP", crv="Ed25519", x=_public(key.key), kid=key.kid, alg=ALGORITHM, use="sig")
             for key in self._keys.values()
         ]
 
@@ -222,3 +219,7 @@ class KeyRing:
 def _new_key() -> tuple[str, str]:
     key = OKPKey.generate_key("Ed25519")
     return key.thumbprint(), json.dumps(key.as_dict(private=True))
+
+
+def _public(key: OKPKey) -> str:
+    return str(key.as_dict(private=False)["x"])

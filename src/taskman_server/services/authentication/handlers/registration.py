@@ -16,10 +16,10 @@ from taskman_server.kit.emails import normal_email
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.rpc import Call
 from taskman_server.services.authentication.accounts import create_account, try_grant_role
+from taskman_server.services.authentication.first_start import set_up_administrator
 from taskman_server.services.authentication.mail import REGISTRATION_REPEATED
 from taskman_server.services.authentication.parts import Parts, payload
 from taskman_server.services.authentication.passwords import check_password
-from taskman_server.services.authentication.setup import set_up_administrator
 
 __all__ = ["RegistrationHandlers"]
 
