@@ -90,7 +90,7 @@ class MailWorker:
             if row.template == PASSWORD_RESET:
                 await self._send_reset(row, credential, context)
             else:
-                await self._send_mail(context, credential, row.template, "/login")
+                await self._send_mail(context, credential, row.template, public_url=self._address())
                 await self._drop(row)
         except TaskManError as error:
             await self._delay(row, error)
@@ -113,7 +113,9 @@ class MailWorker:
                 now=now,
                 expires=now + RESET_LIFE,
             )
-        await self._send_mail(context, credential, PASSWORD_RESET, f"/reset-password?token={token}")
+        link = f"{self._address()}/reset-password?token={token}"
+        minutes = str(RESET_LIFE // timedelta(minutes=1))
+        await self._send_mail(context, credential, PASSWORD_RESET, link=link, valid_minutes=minutes)
         async with self._runtime.db.transaction() as tx:
             await self._store.delete_mail(tx, row.id)
             await self._store.set_throttle(tx, sent, 1, now)
@@ -122,15 +124,17 @@ class MailWorker:
             )
             await context.emit(tx, "auth.password.reset_requested", data, subject=credential.user_id)
 
-    async def _send_mail(self, context: Context, credential: Row, template: str, path: str) -> None:
-        link = self._runtime.settings.public_url.rstrip("/") + path
+    def _address(self) -> str:
+        return self._runtime.settings.public_url.rstrip("/")
+
+    async def _send_mail(self, context: Context, credential: Row, template: str, **variables: str) -> None:
         await context.peer(
             "NotificationService.SendMail",
             SendMailRequest(
                 user=credential.user_id,
                 email=credential.email,
                 template=template,
-                variables=[MailVariable(name="link", substitution=link)],
+                variables=[MailVariable(name=name, substitution=text) for name, text in variables.items()],
             ),
             SendMailResponse,
         )

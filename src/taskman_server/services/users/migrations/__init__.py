@@ -1,0 +1,1 @@
+"""The schema of the Users service's database, step by step."""

@@ -1,0 +1,184 @@
+"""The users' table and its queries; nothing else in the service touches SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    insert,
+    select,
+    update,
+)
+
+from taskman_server.kit.db import Database, Row, Statement, Transaction, UtcTimestamp
+from taskman_server.kit.outbox import add_event_tables
+from taskman_server.kit.paging import Keyset, SortKey
+
+__all__ = ["FILTER_COLUMNS", "METADATA", "ORDERS", "RESOURCE_COLUMNS", "USERS", "UserStore", "keyset"]
+
+METADATA = MetaData()
+USERS = Table(
+    "users",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("organization", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("locale", Text, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("registration", Text),  # the sign-up that made the user, where one did
+    Column("version", Integer, nullable=False),
+    Column("create_time", UtcTimestamp, nullable=False),
+    Column("update_time", UtcTimestamp, nullable=False),
+    # Everywhere, not just in the organization: sign-in must be unambiguous (OPEN-POINTS 3).
+    UniqueConstraint("email", name="users_email"),
+    UniqueConstraint("registration", name="users_registration"),
+    Index("users_create_time", "organization", "create_time", "id"),
+    Index("users_display_name", "organization", "display_name", "id"),
+    Index("users_organization_email", "organization", "email", "id"),
+)
+add_event_tables(METADATA)
+
+_C = USERS.c
+FILTER_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+    column.name: column
+    for column in (
+        _C.id, _C.email, _C.display_name, _C.state, _C.locale, _C.time_zone, _C.create_time, _C.update_time
+    )
+}  # fmt: skip
+RESOURCE_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+    "resource.id": _C.id,
+    "resource.email": _C.email,
+    "resource.state": _C.state,
+}
+ORDERS: Mapping[str, Column[Any]] = {
+    "create_time": _C.create_time,
+    "display_name": _C.display_name,
+    "email": _C.email,
+}
+
+_GET = Statement(select(USERS).where(_C.organization == bindparam("organization"), _C.id == bindparam("id")))
+_GET_LOCKED = Statement(
+    select(USERS)
+    .where(_C.organization == bindparam("organization"), _C.id == bindparam("id"))
+    .with_for_update()
+)
+# The two that look across organizations: an address is unique everywhere, a registration has no organization yet.
+_BY_EMAIL = Statement(select(USERS).where(_C.email == bindparam("email")))
+_BY_REGISTRATION = Statement(select(USERS).where(_C.registration == bindparam("registration")))
+_INSERT = Statement(insert(USERS))
+_UPDATE = Statement(
+    update(USERS)
+    .where(_C.organization == bindparam("tenant"), _C.id == bindparam("user"))
+    .values(
+        display_name=bindparam("display_name"),
+        locale=bindparam("locale"),
+        time_zone=bindparam("time_zone"),
+        state=bindparam("state"),
+        version=bindparam("version"),
+        update_time=bindparam("update_time"),
+    )
+)
+
+
+def keyset(order: str, *, descending: bool) -> Keyset:
+    """The order of a list, made total by the id."""
+    return Keyset(SortKey(ORDERS[order], descending=descending), SortKey(_C.id, descending=descending))
+
+
+class UserStore:
+    """The users."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    async def get(self, organization: str, user: str) -> Row | None:
+        """One user."""
+        return await self.db.fetch_one(_GET, organization=organization, id=user)
+
+    async def get_for_update(self, tx: Transaction, organization: str, user: str) -> Row | None:
+        """One user, locked until the end of the transaction."""
+        return await tx.fetch_one(_GET_LOCKED, organization=organization, id=user)
+
+    async def by_email(self, email: str) -> Row | None:
+        """The user of an address in its normal form, in whatever organization."""
+        return await self.db.fetch_one(_BY_EMAIL, email=email)
+
+    async def by_registration(self, registration: str) -> Row | None:
+        """The user that a sign-up made."""
+        return await self.db.fetch_one(_BY_REGISTRATION, registration=registration)
+
+    async def insert(
+        self,
+        tx: Transaction,
+        *,
+        user: str,
+        organization: str,
+        email: str,
+        display_name: str,
+        locale: str,
+        time_zone: str,
+        registration: str | None,
+        now: datetime,
+    ) -> None:
+        """Another user.
+
+        Raises:
+            UniqueViolation: the address or the registration has one.
+        """
+        await tx.execute(
+            _INSERT,
+            id=user,
+            organization=organization,
+            email=email,
+            display_name=display_name,
+            state="active",
+            locale=locale,
+            time_zone=time_zone,
+            registration=registration,
+            version=1,
+            create_time=now,
+            update_time=now,
+        )
+
+    async def update(self, tx: Transaction, row: Row, changes: Mapping[str, str], now: datetime) -> None:
+        """Changes a user; `changes` by column."""
+        values = {name: getattr(row, name) for name in ("display_name", "locale", "time_zone", "state")}
+        await tx.execute(
+            _UPDATE,
+            tenant=row.organization,
+            user=row.id,
+            version=row.version + 1,
+            update_time=now,
+            **(values | dict(changes)),
+        )
+
+    async def page(
+        self,
+        organization: str,
+        conditions: Sequence[ColumnElement[bool]],
+        order: Keyset,
+        limit: int,
+    ) -> list[Row]:
+        """Users of an organization that meet all conditions, in order."""
+        statement = select(USERS).where(_C.organization == organization, *conditions)
+        return await self.db.fetch_all(statement.order_by(*order.order_by()).limit(limit))
+
+    async def several(
+        self, organization: str, ids: Sequence[str], emails: Sequence[str], conditions: Sequence[ColumnElement[bool]]
+    ) -> list[Row]:
+        """Users by id or address, in no order."""
+        statement = select(USERS).where(_C.organization == organization, _C.id.in_(ids) | _C.email.in_(emails))
+        return await self.db.fetch_all(statement.where(*conditions))
