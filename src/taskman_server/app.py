@@ -210,7 +210,7 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         for definition in SERVICES:
             await asyncio.to_thread(upgrade, folder / f"{definition.name}.db", definition.migrations)
         registry = CollectorRegistry()
-        broker = EmbeddedBroker(folder / "broker.db")
+        broker = await EmbeddedBroker.open(folder / "broker.db", clock=clock)
         stack.push_async_callback(broker.close)
         channels = Channels({})
         telemetry = Telemetry("gateway", registry, tracing=bool(settings.otlp_endpoint))

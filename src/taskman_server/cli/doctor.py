@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,7 @@ def _databases(settings: Settings) -> Iterator[Finding]:
         )
         if name == "broker":
             continue
-        package = f"taskman_server.services.{name}.migrations"
-        at, newest = current(path), head(package)
+        at, newest = current(path), head(Path(str(resources.files("taskman_server.services"))) / name / "migrations")
         yield (
             True,
             f"{path.name}: schema {at or 'none'}" + ("" if at == newest else f"; the next start makes it {newest}"),

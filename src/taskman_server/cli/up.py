@@ -89,13 +89,18 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 def _say(application: Application) -> None:
     settings = application.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     lines = [
         f"TaskMan is up at {settings.public_url}  (API reference: {settings.public_url}/docs)",
         f"  data      {settings.data.resolve()}",
     ]
-    if application.grpc_ports:
+    if application.grpc_ports and settings.grpc_port_base:
         ports = sorted(application.grpc_ports.values())
         lines.append(f"  gRPC      {settings.host}, ports {ports[0]} to {ports[-1]}")
+    elif application.grpc_ports:
+        # Free ports were taken: nobody could guess which.
+        width = max(map(len, application.grpc_ports))
+        lines += [f"  gRPC      {area:{width}}  {host}:{port}" for area, port in application.grpc_ports.items()]
     mail = settings.smtp_url.rpartition("@")[2] if settings.smtp_url else f"files in {settings.data.resolve() / 'mail'}"
     lines.append(f"  mail      {mail}" + ("" if settings.smtp_url else "  (set TASKMAN_SMTP_URL to send it)"))
     lines.append(f"  sign-up   {settings.signup}")

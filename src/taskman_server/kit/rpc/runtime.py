@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from taskman_sdk import contract
@@ -113,6 +115,6 @@ class ServiceDefinition:
         return contract.service(self.area)
 
     @property
-    def migrations(self) -> str:
-        """The package of its Alembic migrations."""
-        return f"taskman_server.services.{self.name}.migrations"
+    def migrations(self) -> Path:
+        """The folder of its Alembic migrations."""
+        return Path(str(files("taskman_server.services"))) / self.name / "migrations"
