@@ -114,7 +114,9 @@ class _Table:
 
     def __init__(self, table: sa.Table) -> None:
         of, key = table.c.organization == bindparam("of"), table.c.id == bindparam("key")
-        changes: dict[str, Any] = {c.name: bindparam(c.name) for c in table.c if c.name not in ("id", "organization", "create_time")}
+        changes: dict[str, Any] = {
+            c.name: bindparam(c.name) for c in table.c if c.name not in ("id", "organization", "create_time")
+        }
         self.table = table
         self.get = Statement(sa.select(table).where(of, key))
         self.all = Statement(sa.select(table).where(of).order_by(table.c.id))

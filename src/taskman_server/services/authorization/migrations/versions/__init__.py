@@ -1,0 +1,1 @@
+"""The schema of the authorization database, step by step."""
