@@ -25,10 +25,9 @@ from taskman_server.kit.ids import new_id
 from taskman_server.kit.rpc import Context, Origin, Runtime
 from taskman_server.services.authentication.store import AuthenticationStore
 
-__all__ = ["PASSWORD_RESET", "REGISTRATION_REPEATED", "RESET_LIFE", "MailWorker"]
+__all__ = ["PASSWORD_RESET", "RESET_LIFE", "MailWorker"]
 
 PASSWORD_RESET: Final = "password_reset"
-REGISTRATION_REPEATED: Final = "registration_repeated"
 RESET_LIFE: Final = timedelta(hours=1)
 # One mail a minute for an account, however often somebody asks for it.
 COOL_DOWN: Final = timedelta(seconds=60)
@@ -44,12 +43,12 @@ class MailWorker:
         self._store = store
         self._wake = asyncio.Event()
 
-    async def request(self, tx: Transaction, context: Context, template: str, email: str) -> None:
-        """Asks for a mail in the transaction of the cause; nothing where the same one waits already."""
+    async def request(self, tx: Transaction, context: Context, email: str) -> None:
+        """Asks for a link to set a password, in a transaction; nothing where the same wish waits already."""
         await self._store.add_mail(
             tx,
             mail=new_id("mail"),
-            template=template,
+            template=PASSWORD_RESET,
             email=email,
             request_id=context.request_id,
             traceparent=context.traceparent,
@@ -87,11 +86,7 @@ class MailWorker:
             return
         context = self._context(row, credential)
         try:
-            if row.template == PASSWORD_RESET:
-                await self._send_reset(row, credential, context)
-            else:
-                await self._send_mail(context, credential, row.template, public_url=self._address())
-                await self._drop(row)
+            await self._send_reset(row, credential, context)
         except TaskManError as error:
             await self._delay(row, error)
 
@@ -113,9 +108,20 @@ class MailWorker:
                 now=now,
                 expires=now + RESET_LIFE,
             )
-        link = f"{self._address()}/reset-password?token={token}"
-        minutes = str(RESET_LIFE // timedelta(minutes=1))
-        await self._send_mail(context, credential, PASSWORD_RESET, link=link, valid_minutes=minutes)
+        variables = {
+            "link": f"{self._runtime.settings.public_url.rstrip('/')}/reset-password?token={token}",
+            "valid_minutes": str(RESET_LIFE // timedelta(minutes=1)),
+        }
+        await context.peer(
+            "NotificationService.SendMail",
+            SendMailRequest(
+                user=credential.user_id,
+                email=credential.email,
+                template=PASSWORD_RESET,
+                variables=[MailVariable(name=name, substitution=text) for name, text in variables.items()],
+            ),
+            SendMailResponse,
+        )
         async with self._runtime.db.transaction() as tx:
             await self._store.delete_mail(tx, row.id)
             await self._store.set_throttle(tx, sent, 1, now)
@@ -123,21 +129,6 @@ class MailWorker:
                 user=credential.user_id, ip_address=row.ip_address, user_agent=row.user_agent
             )
             await context.emit(tx, "auth.password.reset_requested", data, subject=credential.user_id)
-
-    def _address(self) -> str:
-        return self._runtime.settings.public_url.rstrip("/")
-
-    async def _send_mail(self, context: Context, credential: Row, template: str, **variables: str) -> None:
-        await context.peer(
-            "NotificationService.SendMail",
-            SendMailRequest(
-                user=credential.user_id,
-                email=credential.email,
-                template=template,
-                variables=[MailVariable(name=name, substitution=text) for name, text in variables.items()],
-            ),
-            SendMailResponse,
-        )
 
     def _context(self, row: Row, credential: Row) -> Context:
         context = self._runtime.context(

@@ -67,7 +67,7 @@ class PasswordHandlers:
         """Puts the wish down; whether there is such an account is looked up later, when nobody waits for it."""
         email = normal_email(request.email)
         tx = await call.begin()
-        await self._parts.mail.request(tx, call, PASSWORD_RESET, email)
+        await self._parts.mail.request(tx, call, email)
         return RequestPasswordResetResponse()
 
     async def reset_password(self, request: ResetPasswordRequest, call: Call) -> ResetPasswordResponse:
