@@ -1,0 +1,1 @@
+"""The schema of the notification database, step by step."""

@@ -1,0 +1,236 @@
+"""Queries of the notification service. What a person or an organization asks is asked within its organization; the
+worker alone looks at what is due in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
+from taskman_server.services.notifications.tables import ATTEMPTS, DELIVERIES, NOTIFICATIONS, RECIPIENTS, WEBHOOKS
+
+__all__ = ["NotificationStore"]
+
+_ORGANIZATION: Final[sa.BindParameter[str]] = bindparam("organization")
+_ID: Final[sa.BindParameter[str]] = bindparam("id")
+
+
+def _one(table: sa.Table, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(table).where(table.c.id == _ID, table.c.organization == _ORGANIZATION, *more)
+
+
+_RECIPIENT = Statement(_one(RECIPIENTS))
+_RECIPIENT_INSERT = Statement(sa.insert(RECIPIENTS))
+_RECIPIENT_UPDATE = Statement(
+    sa.update(RECIPIENTS)
+    .where(RECIPIENTS.c.id == bindparam("key"), RECIPIENTS.c.event_time <= bindparam("event_time"))
+    .values(
+        {name: bindparam(name) for name in ("organization", "email", "display_name", "locale", "active", "event_time")}
+    )
+)
+_RECIPIENT_KNOWN = Statement(sa.select(RECIPIENTS.c.id).where(RECIPIENTS.c.id == _ID))
+
+_NOTIFICATION = Statement(_one(NOTIFICATIONS, NOTIFICATIONS.c.user == bindparam("user")))
+_NOTIFICATION_INSERT = Statement(sa.insert(NOTIFICATIONS))
+_NOTIFICATION_READ = Statement(
+    sa.update(NOTIFICATIONS)
+    .where(
+        NOTIFICATIONS.c.id == bindparam("key"),
+        NOTIFICATIONS.c.organization == bindparam("owner"),
+        NOTIFICATIONS.c.read_time.is_(None),
+    )
+    .values(read_time=bindparam("read_time"))
+)
+
+_WEBHOOK = Statement(_one(WEBHOOKS))
+_WEBHOOK_FOR_UPDATE = Statement(_one(WEBHOOKS).with_for_update())
+_WEBHOOK_INSERT = Statement(sa.insert(WEBHOOKS))
+_WEBHOOK_UPDATE = Statement(
+    sa.update(WEBHOOKS)
+    .where(WEBHOOKS.c.id == bindparam("key"), WEBHOOKS.c.organization == bindparam("owner"))
+    .values(
+        {name: bindparam(name) for name in ("url", "event_types", "disabled", "description", "update_time")}
+        | {"version": WEBHOOKS.c.version + 1}
+    )
+)
+_WEBHOOK_DELETE = Statement(sa.delete(WEBHOOKS).where(WEBHOOKS.c.id == _ID, WEBHOOKS.c.organization == _ORGANIZATION))
+_WEBHOOKS_ACTIVE = Statement(
+    sa.select(WEBHOOKS.c.id, WEBHOOKS.c.url, WEBHOOKS.c.event_types).where(
+        WEBHOOKS.c.organization == _ORGANIZATION, WEBHOOKS.c.disabled.is_(False)
+    )
+)
+
+_DELIVERY = Statement(_one(DELIVERIES))
+_DELIVERY_FOR_UPDATE = Statement(_one(DELIVERIES).with_for_update())
+_DELIVERY_INSERT = Statement(sa.insert(DELIVERIES))
+_DELIVERY_SEND = Statement(
+    sa.update(DELIVERIES)
+    .where(DELIVERIES.c.id == bindparam("key"), DELIVERIES.c.organization == bindparam("owner"))
+    .values(state="pending", tries=0, next_attempt_time=bindparam("now"))
+)
+_DUE = Statement(
+    sa.select(DELIVERIES)
+    .where(
+        DELIVERIES.c.state == "pending",
+        DELIVERIES.c.next_attempt_time <= bindparam("now"),
+        DELIVERIES.c.id.not_in(bindparam("running", expanding=True)),
+    )
+    .order_by(DELIVERIES.c.next_attempt_time)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = Statement(
+    sa.update(DELIVERIES).where(DELIVERIES.c.id == bindparam("key")).values(next_attempt_time=bindparam("until"))
+)
+_NEXT_DUE = Statement(
+    sa.select(sa.func.min(DELIVERIES.c.next_attempt_time).label("time")).where(
+        DELIVERIES.c.state == "pending", DELIVERIES.c.id.not_in(bindparam("running", expanding=True))
+    )
+)
+_FINISH = Statement(
+    sa.update(DELIVERIES)
+    # Not when somebody else took it over or sent it off anew meanwhile.
+    .where(
+        DELIVERIES.c.id == bindparam("key"),
+        DELIVERIES.c.state == "pending",
+        DELIVERIES.c.next_attempt_time == bindparam("claim"),
+    )
+    .values({name: bindparam(name) for name in ("state", "tries", "next_attempt_time", "recipient", "payload")})
+)
+_ATTEMPTS = Statement(
+    sa.select(ATTEMPTS)
+    .where(ATTEMPTS.c.delivery.in_(bindparam("deliveries", expanding=True)))
+    .order_by(ATTEMPTS.c.delivery, ATTEMPTS.c.number)
+)
+_ATTEMPT_COUNT = Statement(
+    sa.select(sa.func.count().label("count")).select_from(ATTEMPTS).where(ATTEMPTS.c.delivery == bindparam("delivery"))
+)
+_ATTEMPT_INSERT = Statement(sa.insert(ATTEMPTS))
+
+
+class NotificationStore:
+    """Everything the service keeps."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # people
+
+    async def recipient(self, organization: str, user: str, tx: Executor | None = None) -> Row | None:
+        """What is known of a user."""
+        return await (tx or self._db).fetch_one(_RECIPIENT, organization=organization, id=user)
+
+    async def keep_recipient(self, tx: Transaction, user: str, **values: Any) -> None:
+        """Takes over what an event says of a user, unless something newer is known."""
+        if await tx.execute(_RECIPIENT_UPDATE, key=user, **values):
+            return
+        if await tx.fetch_one(_RECIPIENT_KNOWN, id=user) is None:
+            await tx.execute(_RECIPIENT_INSERT, id=user, **values)
+
+    # the inbox
+
+    async def notification(self, organization: str, user: str, identifier: str) -> Row | None:
+        """One entry of a user's inbox."""
+        return await self._db.fetch_one(_NOTIFICATION, organization=organization, user=user, id=identifier)
+
+    async def add_notification(self, tx: Transaction, **values: Any) -> None:
+        """Puts an entry into an inbox."""
+        await tx.execute(_NOTIFICATION_INSERT, read_time=None, **values)
+
+    async def mark_read(self, tx: Transaction, organization: str, identifier: str, now: datetime) -> None:
+        """Notes when an entry was first read."""
+        await tx.execute(_NOTIFICATION_READ, key=identifier, owner=organization, read_time=now)
+
+    # webhooks
+
+    async def webhook(self, organization: str, identifier: str) -> Row | None:
+        """One webhook."""
+        return await self._db.fetch_one(_WEBHOOK, organization=organization, id=identifier)
+
+    async def webhook_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
+        """One webhook, kept from changing until the end of the transaction."""
+        return await tx.fetch_one(_WEBHOOK_FOR_UPDATE, organization=organization, id=identifier)
+
+    async def add_webhook(self, tx: Transaction, **values: Any) -> None:
+        """Makes a webhook."""
+        await tx.execute(_WEBHOOK_INSERT, version=1, **values)
+
+    async def change_webhook(self, tx: Transaction, row: Row, now: datetime, **changes: Any) -> None:
+        """Changes some of `url`, `event_types`, `disabled`, `description`."""
+        values = {name: getattr(row, name) for name in ("url", "event_types", "disabled", "description")} | changes
+        await tx.execute(_WEBHOOK_UPDATE, key=row.id, owner=row.organization, update_time=now, **values)
+
+    async def remove_webhook(self, tx: Transaction, organization: str, identifier: str) -> None:
+        """Deletes a webhook; its deliveries stay on record."""
+        await tx.execute(_WEBHOOK_DELETE, organization=organization, id=identifier)
+
+    async def active_webhooks(self, tx: Transaction, organization: str) -> list[Row]:
+        """The webhooks of an organization that are on."""
+        return await tx.fetch_all(_WEBHOOKS_ACTIVE, organization=organization)
+
+    # deliveries
+
+    async def delivery(self, organization: str, identifier: str) -> Row | None:
+        """One delivery."""
+        return await self._db.fetch_one(_DELIVERY, organization=organization, id=identifier)
+
+    async def delivery_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
+        """One delivery, kept from changing until the end of the transaction."""
+        return await tx.fetch_one(_DELIVERY_FOR_UPDATE, organization=organization, id=identifier)
+
+    async def add_delivery(self, tx: Transaction, now: datetime, **values: Any) -> None:
+        """Makes a delivery that is due now."""
+        await tx.execute(_DELIVERY_INSERT, state="pending", next_attempt_time=now, create_time=now, tries=0, **values)
+
+    async def send_again(self, tx: Transaction, row: Row, now: datetime) -> None:
+        """Makes a delivery due now, with all its tries before it."""
+        await tx.execute(_DELIVERY_SEND, key=row.id, owner=row.organization, now=now)
+
+    async def attempts(self, deliveries: Sequence[str], executor: Executor | None = None) -> dict[str, list[Row]]:
+        """The attempts of some deliveries, oldest first."""
+        found: dict[str, list[Row]] = {identifier: [] for identifier in deliveries}
+        if deliveries:
+            for row in await (executor or self._db).fetch_all(_ATTEMPTS, deliveries=list(deliveries)):
+                found[row.delivery].append(row)
+        return found
+
+    async def claim(self, now: datetime, lease: timedelta, limit: int, running: Collection[str]) -> list[Row]:
+        """Takes deliveries that are due and not `running`; nobody else gets them before the lease has run out."""
+        # A claim that a power cut takes back is made again, so it need not wait for the disk.
+        async with self._db.transaction(durable=False) as tx:
+            rows = await tx.fetch_all(_DUE, now=now, limit=limit, running=list(running))
+            for row in rows:
+                await tx.execute(_CLAIM, key=row.id, until=now + lease)
+        return rows
+
+    async def next_due(self, running: Collection[str]) -> datetime | None:
+        """When the next delivery that is not `running` is due."""
+        row = await self._db.fetch_one(_NEXT_DUE, running=list(running))
+        return None if row is None else row.time
+
+    async def finish(
+        self, tx: Transaction, row: Row, claim: datetime, attempt: Mapping[str, Any], **values: Any
+    ) -> bool:
+        """Records an attempt and what becomes of its delivery; whether the delivery was still ours."""
+        count = await tx.fetch_one(_ATTEMPT_COUNT, delivery=row.id)
+        assert count is not None
+        await tx.execute(
+            _ATTEMPT_INSERT, delivery=row.id, organization=row.organization, number=count.count + 1, **attempt
+        )
+        return bool(await tx.execute(_FINISH, key=row.id, claim=claim, **values))
+
+    # lists
+
+    async def page(
+        self,
+        table: sa.Table,
+        conditions: Sequence[sa.ColumnElement[bool]],
+        order: Sequence[sa.ColumnElement[Any]],
+        limit: int,
+    ) -> list[Row]:
+        """Rows of a table that meet all conditions."""
+        return await self._db.fetch_all(sa.select(table).where(*conditions).order_by(*order).limit(limit))

@@ -1,0 +1,231 @@
+"""Sends what is due, notes every attempt, tries again (NOTIFY-5).
+
+A delivery that is taken is due again after the lease: a process that is killed between sending and recording sends it
+once more, under the same id. At least once, never lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+from taskman_sdk.errors import InvalidArgumentError, TaskManError
+from taskman_sdk.proto.taskman.notification.v1.notification_pb import DeliveryEvent, WebhookEvent
+from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
+from taskman_server.kit.db import DatabaseError, Row, Transaction
+from taskman_server.kit.ids import is_id
+from taskman_server.kit.rpc.call import Context
+from taskman_server.kit.rpc.runtime import Runtime
+from taskman_server.services.notifications.convert import delivery_message, webhook_message
+from taskman_server.services.notifications.mail import MailSender, build_message
+from taskman_server.services.notifications.outcome import Outcome
+from taskman_server.services.notifications.rules import due, next_delay
+from taskman_server.services.notifications.store import NotificationStore
+from taskman_server.services.notifications.templating import Templates
+from taskman_server.services.notifications.webhooks import WebhookSender
+
+__all__ = ["LEASE", "DeliveryWorker"]
+
+AT_ONCE: Final = 10
+LEASE: Final = timedelta(seconds=120)  # longer than any attempt can take
+MAX_REST: Final = 30.0  # for what another process left behind
+GRACE: Final = 5.0
+
+
+class DeliveryWorker:
+    """The one that sends."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: NotificationStore,
+        templates: Templates,
+        mail: MailSender,
+        webhooks: WebhookSender,
+    ) -> None:
+        self._runtime = runtime
+        self._store = store
+        self._templates = templates
+        self._mail = mail
+        self._webhooks = webhooks
+        self._wake = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """Something may be due: a new delivery, or the clock was moved."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Sends until cancelled; attempts under way get some seconds to end and be recorded."""
+        try:
+            while True:
+                self._wake.clear()
+                pause = await self._start_due()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause)
+        finally:
+            await self._finish()
+
+    async def _start_due(self) -> float:
+        """Begins what is due; the seconds until there may be more."""
+        try:
+            free = AT_ONCE - len(self._running)
+            if free <= 0:
+                return MAX_REST  # each one that ends wakes us
+            now = self._runtime.clock.now()
+            next_due = await self._store.next_due(self._running)
+            if next_due is not None and next_due <= now:
+                for row in await self._store.claim(now, LEASE, free, self._running):
+                    task = asyncio.create_task(self._attempt(row, now + LEASE), name=f"send-{row.id}")
+                    self._running[row.id] = task
+                    task.add_done_callback(partial(self._ended, row.id))
+                if len(self._running) >= AT_ONCE:
+                    return MAX_REST
+                next_due = await self._store.next_due(self._running)
+        except DatabaseError as error:
+            self._runtime.telemetry.log.warning("deliveries wait for the database", error=str(error))
+            return 1.0
+        if next_due is None:
+            return MAX_REST
+        return min(max((next_due - now).total_seconds(), 0.0), MAX_REST)
+
+    def _ended(self, identifier: str, _: object) -> None:
+        self._running.pop(identifier, None)
+        self._wake.set()
+
+    async def _finish(self) -> None:
+        tasks = list(self._running.values())
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=GRACE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _attempt(self, row: Row, claim: datetime) -> None:
+        clock = self._runtime.clock
+        context = self._runtime.context(row.organization, request_id=row.request_id)
+        time, started = clock.now(), clock.monotonic()
+        webhook = None
+        try:
+            if row.channel == "webhook":
+                webhook = await self._store.webhook(row.organization, row.webhook)
+                outcome = await self._send_webhook(row, webhook)
+            else:
+                outcome = await self._send_mail(row, context)
+        except Exception as error:
+            # Its text could quote the content, and with it a secret.
+            self._runtime.telemetry.log.error("an attempt failed", delivery=row.id, error=type(error).__name__)
+            outcome = Outcome("retry", 0, f"A fault on our side ({type(error).__name__}).")
+        attempt = {
+            "time": time,
+            "status_code": outcome.status_code,
+            "error": outcome.error,
+            "duration_ms": round((clock.monotonic() - started) * 1000),
+        }
+        try:
+            async with self._runtime.db.transaction() as tx:
+                await self._record(tx, row, claim, outcome, attempt, context)
+        except DatabaseError as error:
+            # The lease runs out, and it is sent again.
+            self._runtime.telemetry.log.error("an attempt was not recorded", delivery=row.id, error=str(error))
+
+    async def _send_webhook(self, row: Row, webhook: Row | None) -> Outcome:
+        if webhook is None:
+            return Outcome("failed", 0, "The webhook was deleted.")
+        if webhook.disabled:
+            return Outcome("failed", 0, "The webhook is disabled.")
+        sent = await self._webhooks.send(webhook.url, webhook.secret, row.id, row.payload)
+        return Outcome(sent.kind, sent.status_code, sent.error, sent.retry_after, webhook.url)
+
+    async def _send_mail(self, row: Row, context: Context) -> Outcome:
+        content = json.loads(row.payload)
+        variables: dict[str, str] = content["variables"]
+        address, name = row.recipient, variables.get("display_name", "")
+        if is_id(address, "user"):
+            try:
+                person = await self._person(row.organization, address, context)
+            except TaskManError as error:
+                return Outcome("retry", 0, f"The user's address could not be asked for: {error.reason}.")
+            if person is None:
+                return Outcome("failed", 0, f"There is no user {address}.")
+            if not person["active"]:
+                return Outcome("failed", 0, f"{address} is deactivated.")
+            address, name = person["email"], person["display_name"]
+        values = {"email": address, "public_url": self._runtime.settings.public_url, **variables, "display_name": name}
+        try:
+            rendered = self._templates.render(content["template"], values)
+            message = build_message(
+                rendered,
+                sender=self._runtime.settings.mail_from,
+                recipient=address,
+                name=name,
+                delivery=row.id,
+                time=row.create_time,
+            )
+        except (InvalidArgumentError, ValueError) as error:
+            return Outcome("failed", 0, f"The mail cannot be made ({type(error).__name__}).")
+        sent = await self._mail.send(message, row.id, row.create_time)
+        return Outcome(sent.kind, sent.status_code, sent.error, sent.retry_after, address)
+
+    async def _person(self, organization: str, user: str, context: Context) -> dict[str, Any] | None:
+        """What is known of a user, here or at the user service: the event that tells of one may come later."""
+        known = await self._store.recipient(organization, user)
+        if known is not None:
+            return {"email": known.email, "display_name": known.display_name, "active": known.active}
+        request = BatchGetUsersRequest(users=[user])
+        answer = await context.peer("UserService.BatchGetUsers", request, BatchGetUsersResponse)
+        for found in answer.users:
+            return {
+                "email": found.email,
+                "display_name": found.display_name,
+                "active": found.state != "deactivated",
+            }
+        return None
+
+    async def _record(
+        self, tx: Transaction, row: Row, claim: datetime, outcome: Outcome, attempt: dict[str, Any], context: Context
+    ) -> None:
+        tries = row.tries + 1
+        state = "delivered" if outcome.kind == "delivered" else "failed"
+        next_time: datetime | None = None
+        if outcome.kind == "retry":
+            delay = next_delay(tries, row.sensitive, random.random(), outcome.retry_after)
+            if delay is not None:
+                state, next_time = "pending", due(context.now, delay)
+        ours = await self._store.finish(
+            tx,
+            row,
+            claim,
+            attempt,
+            state=state,
+            tries=tries,
+            next_attempt_time=next_time,
+            recipient=outcome.recipient or row.recipient,
+            payload=None if row.sensitive and state != "pending" else row.payload,
+        )
+        tx.on_commit(self._wake.set)
+        if outcome.kind == "gone":
+            await self._disable(tx, row, context)
+        if not ours or state == "pending":
+            return
+        ended = await self._store.delivery_for_update(tx, row.organization, row.id)
+        assert ended is not None
+        attempts = await self._store.attempts([row.id], tx)
+        event = DeliveryEvent(delivery=delivery_message(ended, attempts[row.id]))
+        name = "notification.delivered" if state == "delivered" else "notification.failed"
+        await context.emit(tx, name, event, subject=row.id, result="success" if state == "delivered" else "failure")
+
+    async def _disable(self, tx: Transaction, row: Row, context: Context) -> None:
+        webhook = await self._store.webhook_for_update(tx, row.organization, row.webhook)
+        if webhook is None or webhook.disabled:
+            return
+        await self._store.change_webhook(tx, webhook, context.now, disabled=True)
+        changed = await self._store.webhook_for_update(tx, row.organization, row.webhook)
+        assert changed is not None
+        event = WebhookEvent(webhook=webhook_message(changed), before=webhook_message(webhook))
+        await context.emit(tx, "notification.webhook.updated", event, subject=row.webhook)
