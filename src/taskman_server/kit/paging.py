@@ -132,12 +132,13 @@ class Keyset:
             later = _later(key, value)
             if later is not None:
                 branches.append(sa.and_(*same, later))
-            same.append(key.column.is_(None) if value is None else key.column == value)
+            same.append(key.column.is_(None) if value is None else key.column == _bound(key, value))
         condition = sa.or_(*branches)
         first, bound = self._keys[0], values[0]
         if len(self._keys) > 1 and not first.nullable and bound is not None:
             # Says nothing new, but lets the database begin at this place of an index.
-            start = first.column <= bound if first.descending else first.column >= bound
+            edge = _bound(first, bound)
+            start = first.column <= edge if first.descending else first.column >= edge
             condition = sa.and_(start, condition)
         return condition
 
@@ -150,8 +151,14 @@ def page(rows: Sequence[R], limit: int) -> tuple[Sequence[R], bool]:
 def _later(key: SortKey, value: Value) -> sa.ColumnElement[bool] | None:
     if value is None:
         return None  # nulls are last: nothing of this column comes after them
-    beyond = key.column < value if key.descending else key.column > value
+    edge = _bound(key, value)
+    beyond = key.column < edge if key.descending else key.column > edge
     return sa.or_(beyond, key.column.is_(None)) if key.nullable else beyond
+
+
+def _bound(key: SortKey, value: Value) -> sa.ColumnElement[Any]:
+    # As it stands, SQLAlchemy takes True and False for SQL constants, which know no "less".
+    return sa.bindparam(None, value, type_=key.column.type)
 
 
 def _digest(query: Mapping[str, Any]) -> str:

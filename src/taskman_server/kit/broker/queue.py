@@ -231,7 +231,7 @@ class QueueDeliveries:
         return [item for delivery in deliveries if (item := self._mine.pop(delivery.tag, None)) is not None]
 
     def _put_back(self, items: Sequence[Item]) -> None:
-        for item in items:
+        for item in reversed(items):  # each goes to the front
             self._queue.lanes.put_back(item.sequence, wait=False)
         self._queue.wake()
 
