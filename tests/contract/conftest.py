@@ -1,0 +1,145 @@
+"""The servers that the contract is held against, and the people in them.
+
+Each xdist worker has one `taskman-server up` process (for REST and gRPC) and one embedded application (in process),
+with a real SMTP server and a real webhook receiver. All cases share them and one event loop: a case makes the people
+and projects that it changes, and looks at nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.contract.receivers import HookServer, MailServer
+from tests.contract.servers import ServerProcess
+from tests.contract.wires import GrpcWire, LocalWire, RestWire
+from tests.contract.world import ADMIN_EMAIL, ADMIN_PASSWORD, Person, Site
+
+if TYPE_CHECKING:
+    from taskman_server.app import Application
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One loop for the servers and all cases here."""
+    for item in items:
+        if HERE in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest.fixture(scope="session")
+def mail() -> Iterator[MailServer]:
+    """A real SMTP server."""
+    server = MailServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def hooks() -> Iterator[HookServer]:
+    """A real receiver of webhooks."""
+    server = HookServer()
+    yield server
+    server.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory, mail: MailServer) -> AsyncIterator[ServerProcess]:
+    """`taskman-server up`, where whoever signs up joins the organization `default`."""
+    process = ServerProcess(
+        tmp_path_factory.mktemp("server"),
+        signup="open",
+        admin_email=ADMIN_EMAIL,
+        admin_password=ADMIN_PASSWORD,
+        smtp_url=mail.url,
+        webhook_allow_private="1",
+        rate_limit="off",
+        password_hash="fast",
+        sqlite_synchronous="normal",
+        log_format="json",
+    )
+    try:
+        await process.ready()
+        yield process
+    finally:
+        assert process.stop() == 0
+    assert process.faults() == []
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def application(mail: MailServer) -> AsyncIterator[Application]:
+    """The embedded application, set up like `server`."""
+    import taskman_server
+
+    async with taskman_server.embedded(
+        signup="open",
+        admin_email=ADMIN_EMAIL,
+        admin_password=ADMIN_PASSWORD,
+        smtp_url=mail.url,
+        webhook_allow_private=True,
+        rate_limit="off",
+        password_hash="fast",
+        sqlite_synchronous="normal",
+    ) as app:
+        yield app
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def rest(server: ServerProcess, mail: MailServer, hooks: HookServer) -> AsyncIterator[Site]:
+    """The server over REST."""
+    wire = RestWire(server.url)
+    yield Site(wire, mail, hooks, server.url)
+    await wire.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def grpc(server: ServerProcess, mail: MailServer, hooks: HookServer) -> AsyncIterator[Site]:
+    """The same server over gRPC."""
+    wire = GrpcWire(server.grpc)
+    yield Site(wire, mail, hooks, server.url)
+    await wire.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def local(application: Application, mail: MailServer, hooks: HookServer) -> Site:
+    """The embedded application, in process."""
+    return Site(LocalWire(application.channels), mail, hooks, application.settings.public_url)
+
+
+@pytest.fixture(params=["rest", "grpc", "local"])
+def site(request: pytest.FixtureRequest) -> Site:
+    """A server, called in each of the three ways."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Site)
+    return found
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def remote(request: pytest.FixtureRequest) -> Site:
+    """The server, called over the network in both ways."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Site)
+    return found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def admin(site: Site) -> Person:
+    """The administrator."""
+    return await site.admin()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def ann(site: Site) -> Person:
+    """Somebody who has just signed up."""
+    return await site.new_person("Ann")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bob(site: Site) -> Person:
+    """Somebody else."""
+    return await site.new_person("Bob")
