@@ -58,7 +58,7 @@ class _Inbox:
     def __init__(self) -> None:
         self._mails: list[Mail] = []
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
         self._mails.extend(Mail(to.lower(), message) for to in envelope.rcpt_tos)

@@ -1,4 +1,4 @@
-"""Three ways to call an RPC, each with one signature and nothing of the SDK's client: what is tested is the wire itself.
+"""Three ways to call an RPC, with one signature and nothing of the SDK's client: what is tested is the wire itself.
 
 A request is the JSON form of the RPC's request message, whatever the wire; `update_mask` is a string of field names
 with commas. An answer is the JSON form of the answer's message. An error is a `TaskManError` put together from what

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -86,6 +86,7 @@ class Gateway:
         clock: Clock,
         telemetry: Telemetry,
         pages: ASGIApp,
+        methods: Iterable[Method] | None = None,
     ) -> None:
         """Args:
         channels: to the services.
@@ -95,6 +96,7 @@ class Gateway:
         clock: the time.
         telemetry: logs and metrics.
         pages: answers what is not an RPC: health, metrics, documentation.
+        methods: the RPCs to answer; all of the contract when None.
         """
         self._channels = channels
         self._authenticator = authenticator
@@ -105,9 +107,9 @@ class Gateway:
         self._max_body = settings.max_body_bytes
         self._limiter = Limiter(settings.rate_limit, clock.monotonic) if settings.rate_limit else None
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
-        methods = list(contract.methods())
-        self._router = Router(methods)
-        self._entries = {method.path: _entry(method) for method in methods if method.route is not None}
+        known = list(contract.methods() if methods is None else methods)
+        self._router = Router(known)
+        self._entries = {method.path: _entry(method) for method in known if method.route is not None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from protobuf import (
@@ -152,15 +152,17 @@ def _scalar(kind: ScalarType, rules: FieldRules | None) -> dict[str, Any]:
     return schema
 
 
-def document(server_url: str) -> dict[str, Any]:
+def document(server_url: str, services: Iterable[contract.Service] | None = None) -> dict[str, Any]:
     """The whole document.
 
     Args:
         server_url: where the API is.
+        services: what it describes; all of the contract when None.
     """
+    described = list(contract.services().values() if services is None else services)
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
-    for method in contract.methods():
+    for method in (method for service in described for method in service.methods.values()):
         if method.route is not None:
             operations = paths.setdefault(method.route.template, {})
             operations[method.route.verb.lower()] = _operation(method, schemas)
@@ -173,7 +175,7 @@ def document(server_url: str) -> dict[str, Any]:
             "license": {"name": "Proprietary - TaskMan v2"},
         },
         "servers": [{"url": server_url}],
-        "tags": [{"name": each.name, "description": comment(each.full_name)} for each in contract.services().values()],
+        "tags": [{"name": each.name, "description": comment(each.full_name)} for each in described],
         "paths": paths,
         "components": {
             "schemas": schemas.found,
