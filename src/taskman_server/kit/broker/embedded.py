@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 from taskman_server.kit.broker import (
     DELIVERY_LIMIT,
@@ -58,7 +58,7 @@ class EmbeddedBroker:
         retry_pause: float = 0.2,
         retry_pause_limit: float = 30.0,
         sweep: float = 5.0,
-    ) -> EmbeddedBroker:
+    ) -> Self:
         """Open or create the broker's file; queues and messages of the last run are there.
 
         `retry_pause` seconds before the second delivery, twice as long before each further one up to
