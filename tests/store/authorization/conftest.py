@@ -1,0 +1,17 @@
+"""Users, IAM and Authorization for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.store.iam.harness import House, open_house
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Services of their own on empty databases."""
+    async with open_house(tmp_path) as opened:
+        yield opened
