@@ -238,10 +238,12 @@ def _resolve(
     base_url: str | None, token: str | Credentials | None, profile: str | None, local: bool
 ) -> tuple[str, Credentials]:
     """Arguments win over the environment, which wins over the profile."""
-    url = base_url or ("local" if local else os.environ.get("TASKMAN_URL", ""))
+    if local:  # a transport of its own leads elsewhere than the environment says: its tokens stay out of it
+        return base_url or "local", token if isinstance(token, Credentials) else Credentials(access_token=token or "")
+    url = base_url or os.environ.get("TASKMAN_URL", "")
     found = token if token is not None else os.environ.get("TASKMAN_TOKEN") or None
     name = profile or os.environ.get("TASKMAN_PROFILE", "")
-    if name and not local and (not url or found is None):
+    if name and (not url or found is None):
         from taskman_sdk.profiles import Profiles
 
         chosen = Profiles().get(name)

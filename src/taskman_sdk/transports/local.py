@@ -77,7 +77,9 @@ class LocalTransport:
         except TimeoutError as error:
             if isinstance(error, TaskManError):
                 raise
-            raise DeadlineExceededError(f"{method.operation_id} was not answered within {timeout:.3g} s.") from None
+            raise DeadlineExceededError(
+                f"The server did not answer {method.operation_id} within {timeout:.3g} s."
+            ) from None
 
     async def _over(self, call: Awaitable[Any]) -> Any:
         """Awaits, in the server's own loop where that is another one (the sync client has a private loop)."""
