@@ -99,14 +99,14 @@ def canonical(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    if value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
+    # ECMAScript's shortest digits are Python's too; it writes them without exponent from 1e-6 up to 1e21.
     text = json.dumps(value, allow_nan=False)
-    mantissa, exponential, exponent = text.partition("e-")
-    if not exponential:
-        return text
-    # ECMAScript writes small numbers out down to 1e-6, and exponents without leading zeros.
-    return format(Decimal(text), "f") if int(exponent) <= 6 else f"{mantissa}e-{int(exponent)}"
+    if value == 0:
+        return "0"
+    if 1e-6 <= abs(value) < 1e21:
+        return format(Decimal(text), "f").removesuffix(".0")
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent):+d}"
 
 
 def redact(value: Any, secret: Collection[str]) -> Any:
