@@ -15,8 +15,9 @@ from taskman_sdk import contract
 from taskman_sdk.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, PermissionDeniedError
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import Effect, Policy, Role
 from taskman_server.kit import permissions
-from taskman_server.kit.cel import CelError, CelUnplannable, Program, combine
+from taskman_server.kit.cel import CelError, CelUnplannable, Limits, Program, combine
 from taskman_server.kit.cel import Collection as SqlCollection
+from taskman_server.kit.cel.limits import Inspector
 from taskman_server.kit.db import JsonText, UtcTimestamp
 from taskman_server.kit.guard import environment_for
 from taskman_server.services.iam.defaults import ADMIN
@@ -132,6 +133,8 @@ def check_condition(policy: Policy) -> None:
             continue
         try:
             program = environment_for(permission).compile(policy.condition)
+            # The environment takes what all policies come to together; one alone has the bounds of any expression.
+            Inspector(program.tree, policy.condition, Limits()).inspect()
             if any(method.read_only for method in contract.permissions()[permission]):
                 program.plan(_columns(program), _SAMPLE)
         except CelError as error:
