@@ -34,7 +34,7 @@ def calls() -> Iterator[str]:
     """Every call: route, permission, events, fields."""
     yield "# Calls"
     yield ""
-    yield "Made from the contract. The same calls go over REST, gRPC and in process; `/openapi.json` has them for tools."
+    yield "Made from the contract. The same calls go over REST, gRPC and in process; `/openapi.json` is for tools."
     for service in contract.services().values():
         yield f"\n## {service.name}\n\n{comment(service.full_name)}"
         for method in service.methods.values():
@@ -79,8 +79,8 @@ def events() -> Iterator[str]:
 def permissions() -> Iterator[str]:
     """The permission catalogue and what policies can look at."""
     yield "# Permissions\n"
-    yield "Each call names the permission it needs (IAM-3). Roles hold permissions; policies grant or refuse them under a"
-    yield "condition in CEL over `principal`, `resource` and `now`.\n"
+    yield "Each call names the permission it needs (IAM-3). Roles hold permissions; policies grant or refuse them under"
+    yield "a condition in CEL over `principal`, `resource` and `now`.\n"
     yield "| permission | calls |\n| --- | --- |"
     for name, methods in contract.permissions().items():
         yield f"| `{name}` | {', '.join(f'`{method.operation_id}`' for method in methods)} |"
@@ -100,7 +100,7 @@ def permissions() -> Iterator[str]:
 def settings() -> Iterator[str]:
     """Every setting."""
     yield "# Settings\n"
-    yield "A setting has one name in three places: a flag, an environment variable, and a line of `taskman.toml`. A flag"
+    yield "A setting has one name in three places: a flag, an environment variable, a line of `taskman.toml`. A flag"
     yield "wins over the environment, and that over the file. A name that is no setting stops the start and is named;"
     yield "`taskman-server settings` shows what holds here and now.\n\n## The server"
     for name, field in Settings.model_fields.items():
@@ -135,9 +135,9 @@ def _command(command: click.Command, name: str, level: int) -> Iterator[str]:
 
 
 def _client_group() -> click.Group:
-    from taskman_sdk.cli import group
+    from taskman_sdk.cli import cli
 
-    return group
+    return cli
 
 
 def _server_group() -> click.Group:

@@ -145,4 +145,4 @@ def problem(error: TaskManError, instance: str) -> tuple[int, bytes, Headers]:
         headers.append((b"www-authenticate", f'Bearer realm="taskman"{detail}'.encode()))
     if allowed := error.metadata.get("allow"):
         headers.append((b"allow", allowed.encode("latin-1")))
-    return error.http_status, json.dumps(document, ensure_ascii=False).encode(), headers
+    return error.http_status, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(), headers

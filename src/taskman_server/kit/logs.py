@@ -56,7 +56,8 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    # The gateway writes one line a request itself; httpx would print addresses with tokens of links.
+    # The gateway writes one line a request itself; httpx would print addresses with tokens of links; the first start
+    # need not tell of each table that it makes.
     for name, quiet in (
         ("uvicorn.access", logging.CRITICAL),
         ("httpx", logging.WARNING),
