@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from taskman_server.kit.cel import Collection
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
@@ -48,7 +48,8 @@ def members_of(project: Any, *roles: str) -> Collection:
     """The users with one of the roles (any, for none) in the project with the id `project`, for conditions."""
     where = [MEMBERS.c.project == project]
     if roles:
-        where.append(MEMBERS.c.role.in_(roles))
+        # no IN: its list would be written into the text of every statement anew
+        where.append(or_(*(MEMBERS.c.role == role for role in roles)))
     return Collection.of_rows(MEMBERS.c.user, *where)
 
 
