@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,8 @@ import click
 from taskman_server.cli.options import load_settings, setting_options
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from taskman_server.app import Application
     from taskman_server.settings import Settings
 
@@ -59,8 +64,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
-    import uvicorn
-
     from taskman_server.app import DataFolderInUse, open_application
     from taskman_server.kit.db import DatabaseError
 
@@ -68,23 +71,39 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         async with open_application(settings) as application:
             if settings.grpc_port_base >= 0:
                 await application.serve_grpc(settings.host, settings.grpc_port_base)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    application.gateway,
-                    log_config=None,
-                    access_log=False,
-                    lifespan="off",
-                    server_header=False,
-                    date_header=False,
-                    proxy_headers=False,
-                    h11_max_incomplete_event_size=64 << 10,
-                    timeout_graceful_shutdown=10,
-                )
-            )
+            server = _server(application)
             _say(application)
             await server.serve([listener])
     except (DataFolderInUse, DatabaseError, OSError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _server(application: Application) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Leaves when it is told to; uvicorn's own would end the process before the services were stopped (OPS-7)."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+            yield
+
+    return Server(
+        uvicorn.Config(
+            application.gateway,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=64 << 10,
+            timeout_graceful_shutdown=10,
+        )
+    )
 
 
 def _say(application: Application) -> None:
