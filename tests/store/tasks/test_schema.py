@@ -1,0 +1,159 @@
+"""The schema of the task database, and that what is hot has an index."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from taskman_sdk.proto.taskman.task.v1.task_pb import (
+    GetTaskRequest,
+    ImportTasksRequest,
+    ImportTasksResponse,
+    ListTasksRequest,
+    ListTasksResponse,
+    SearchTasksRequest,
+    SearchTasksResponse,
+    Task,
+)
+from taskman_server.kit.db.migrate import downgrade, upgrade
+from taskman_server.services.tasks.store import FTS_DDL, METADATA
+from tests.store.tasks.harness import MIGRATIONS, House
+
+
+def _ours(name: str | None, kind: str, *_: Any) -> bool:
+    # FTS5 keeps its parts in tables beside the virtual one
+    return not (kind == "table" and (name or "").startswith("task_search"))
+
+
+def test_the_migrations_make_what_the_store_describes(tmp_path: Path) -> None:
+    """OPS-2: no difference between the tables in `store.py` and those of the migrations."""
+    upgrade(tmp_path / "tasks.db", MIGRATIONS)
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'tasks.db'}")
+    with engine.connect() as connection:
+        options = {"include_name": _ours, "compare_type": True}
+        context = MigrationContext.configure(connection, opts=options)
+        differences = [d for d in compare_metadata(context, METADATA) if not _version(d)]
+        described = connection.exec_driver_sql("SELECT sql FROM sqlite_schema WHERE name = 'task_search'").scalar_one()
+    engine.dispose()
+    assert differences == []
+    assert described == FTS_DDL
+
+
+def _version(difference: Any) -> bool:
+    return bool(difference[0] == "remove_table" and difference[1].name == "alembic_version")
+
+
+def test_the_migrations_lead_back(tmp_path: Path) -> None:
+    """OPS-2: nothing is left, and forward again is the same."""
+    path = tmp_path / "tasks.db"
+
+    def schema() -> list[Any]:
+        with sqlite3.connect(path) as connection:
+            return connection.execute(
+                "SELECT name, sql FROM sqlite_schema WHERE name != 'alembic_version' AND name NOT LIKE 'sqlite_auto%'"
+                " ORDER BY name"
+            ).fetchall()
+
+    upgrade(path, MIGRATIONS)
+    made = schema()
+    assert downgrade(path, MIGRATIONS, "base")
+    assert schema() == []
+    upgrade(path, MIGRATIONS)
+    assert schema() == made
+
+
+class _Plans:
+    """Notes what the service reads, to ask SQLite how it does it."""
+
+    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read: list[tuple[str, Any]] = []
+        self._path = str(house.db.path)
+        read = house.db._read
+
+        async def noted(prepared: Any, params: Any, *, first: bool) -> Any:
+            self.read.append(prepared.bind(params))
+            return await read(prepared, params, first=first)
+
+        monkeypatch.setattr(house.db, "_read", noted)
+
+    def steps(self) -> list[str]:
+        """The steps of the last statement."""
+        sql, values = self.read[-1]
+        connection = apsw.Connection(self._path)
+        try:
+            return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+async def full(house: House) -> tuple[House, str]:
+    """Some hundred tasks in two projects, and their owner."""
+    ann = house.peers.user()
+    for key in ("WEB", "OPS"):
+        await house.project(ann, key)
+        tasks = [Task(title=f"T{n}", labels=["fix"] if n % 9 == 0 else ["ui"]) for n in range(300)]
+        await house.call(ann, "ImportTasks", ImportTasksRequest(project=key, tasks=tasks), ImportTasksResponse)
+    return house, ann
+
+
+async def test_a_task_is_read_by_one_indexed_statement(
+    full: tuple[House, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hot path: task and project by key, nothing else."""
+    house, ann = full
+    (first, *_) = await house.pages(ann, 1000)
+    plans = _Plans(house, monkeypatch)
+    for count, name in enumerate(("WEB-7", first.id), 1):
+        await house.call(ann, "GetTask", GetTaskRequest(task=name), Task)
+        assert len(plans.read) == count
+        steps = plans.steps()
+        assert [step.partition(" USING INDEX ")[0] for step in steps] == ["SEARCH tasks", "SEARCH projects"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "index"),
+    [
+        (ListTasksRequest(project="WEB"), "tasks_project_created"),
+        (ListTasksRequest(project="WEB", order_by="create_time desc"), "tasks_project_created"),
+        (ListTasksRequest(project="WEB", order_by="update_time desc"), "tasks_project_updated"),
+        (ListTasksRequest(project="WEB", filter='state == "todo"'), "tasks_project_state"),
+        (ListTasksRequest(project="WEB", filter='"fix" in labels'), "tasks_project_created"),
+        (ListTasksRequest(), "tasks_created"),
+        (ListTasksRequest(order_by="update_time desc"), "tasks_updated"),
+    ],
+)
+async def test_lists_walk_an_index_in_their_order(
+    full: tuple[House, str], monkeypatch: pytest.MonkeyPatch, request_: ListTasksRequest, index: str
+) -> None:
+    """TASK-6: newest and oldest, by state, by label: nothing is scanned, nothing is sorted; on later pages too."""
+    house, ann = full
+    values = {name: getattr(request_, name) for name in ("project", "filter", "order_by")}
+    token = ""
+    plans = _Plans(house, monkeypatch)
+    for _ in range(2):
+        asked = ListTasksRequest(page_size=10, page_token=token, **values)
+        token = (await house.call(ann, "ListTasks", asked, ListTasksResponse)).next_page_token
+        assert token
+        steps = plans.steps()
+        assert f"USING INDEX {index} " in steps[0], steps
+        assert not any("TEMP B-TREE" in step or step.startswith("SCAN") for step in steps), steps
+
+
+async def test_reading_a_page_is_one_statement(full: tuple[House, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """TASK-10: labels and assignees come with the rows, however many there are."""
+    house, ann = full
+    plans = _Plans(house, monkeypatch)
+    await house.call(ann, "ListTasks", ListTasksRequest(page_size=300), ListTasksResponse)
+    assert len(plans.read) == 1
+    request = SearchTasksRequest(query="t1", page_size=100)
+    await house.call(ann, "SearchTasks", request, SearchTasksResponse)
+    assert len(plans.read) == 3  # what is newest, and the page
+    assert "VIRTUAL TABLE INDEX" in plans.steps()[0]
