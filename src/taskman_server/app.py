@@ -213,7 +213,12 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         broker = await EmbeddedBroker.open(folder / "broker.db", clock=clock)
         stack.push_async_callback(broker.close)
         channels = Channels({})
-        telemetry = Telemetry("gateway", registry, tracing=bool(settings.otlp_endpoint))
+        tracer = None
+        if settings.otlp_endpoint:
+            from taskman_server.kit.tracing import open_tracer  # the exporter costs 0.2 s, which few need
+
+            tracer = stack.enter_context(open_tracer(settings.otlp_endpoint))
+        telemetry = Telemetry("gateway", registry, tracer)
         authenticator = Authenticator(channels, "gateway", clock)
         guard = Guard(channels, "gateway", telemetry)
         pager = Pager(_secret(folder, "paging.key"))
@@ -221,7 +226,8 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         for definition in SERVICES:
             db = SqliteDatabase(folder / f"{definition.name}.db", durability=settings.sqlite_synchronous)
             stack.push_async_callback(db.close)
-            service = _build(definition, db, settings, broker, channels, authenticator, guard, pager, clock, registry)
+            own = Telemetry(definition.name, registry, tracer)
+            service = _build(definition, db, settings, broker, channels, authenticator, guard, pager, clock, own)
             services.append(service)
             channels.add(definition.area, LocalChannel(service.pipeline))
         for service in services:
@@ -263,7 +269,7 @@ def _build(
     guard: Guard,
     pager: Pager,
     clock: Clock,
-    registry: CollectorRegistry,
+    telemetry: Telemetry,
 ) -> _Service:
     relay = Relay(db, broker)
     runtime = Runtime(
@@ -277,7 +283,7 @@ def _build(
         guard=guard,
         pager=pager,
         clock=clock,
-        telemetry=Telemetry(definition.name, registry, tracing=bool(settings.otlp_endpoint)),
+        telemetry=telemetry,
         request_timeout=settings.request_timeout_seconds,
     )
     parts = definition.build(runtime)

@@ -99,7 +99,10 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="`auto`: text on a terminal, else JSON.")
-    otlp_endpoint: str = Field("", description="Where traces go (OTLP over HTTP). Empty: no tracing.")
+    otlp_endpoint: str = Field(
+        "",
+        description="Where traces go by OTLP over HTTP, for example `http://localhost:4318`. Empty: no tracing.",
+    )
 
     @field_validator("rate_limit", mode="before")
     @classmethod

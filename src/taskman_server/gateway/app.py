@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Gateway"]
 
 # What of a client's headers goes on to the services. Everything else, and any claim of identity, stays here (GATE-2).
-_FORWARDED: Final = ("authorization", "idempotency-key", "traceparent")
+_FORWARDED: Final = ("authorization", "idempotency-key")
 _API: Final = ("/v1/", "/.well-known/")
 
 
@@ -149,9 +149,25 @@ class Gateway:
         if body and entry.takes_body:
             _check_content_type(request.headers)
         message = entry.transcode(values, request.query, body, request.headers.get("if-match", ""))
+        with self._telemetry.edge(method, request.verb, request.headers.get("traceparent", "")) as traceparent:
+            await self._call(entry, message, request, traceparent, call.origin, send, outcome)
+
+    async def _call(
+        self,
+        entry: _Entry,
+        message: codec.Message[Any],
+        request: Request,
+        traceparent: str,
+        origin: Origin,
+        send: Send,
+        outcome: _Outcome,
+    ) -> None:
+        method = entry.method
         metadata = {name: value for name in _FORWARDED if (value := request.headers.get(name))}
+        if traceparent:
+            metadata["traceparent"] = traceparent
         metadata["x-request-id"] = request.request_id
-        options = CallOptions(metadata, _timeout(request.headers.get("x-request-timeout", "")), None, call.origin)
+        options = CallOptions(metadata, _timeout(request.headers.get("x-request-timeout", "")), None, origin)
         if method.streaming:
             await self._stream(method, message, options, send, outcome)
             return

@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-import swagger_ui
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -28,7 +27,7 @@ __all__ = ["Readiness", "pages"]
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 """Says of each part `ok`, or what is wrong with it."""
 
-_SWAGGER: Final = Path(swagger_ui.__file__).parent / "static"
+_SWAGGER: Final = Path(str(files("swagger_ui"))) / "static"
 _CONSOLE: Final = Path(str(files("taskman_server.console")))
 # The pages load nothing from elsewhere and show in nobody's frame.
 _POLICY: Final = {

@@ -46,16 +46,16 @@ class RpcSpan:
 class Telemetry:
     """What one deployment measures; every service has a view of it under its name."""
 
-    def __init__(self, service: str, registry: CollectorRegistry, *, tracing: bool = False) -> None:
+    def __init__(self, service: str, registry: CollectorRegistry, tracer: trace.Tracer | None = None) -> None:
         """Args:
         service: the service's folder name.
         registry: where the metrics are collected, served at `/metrics`.
-        tracing: make OpenTelemetry spans.
+        tracer: makes OpenTelemetry spans; None for none.
         """
         self.service = service
         self.registry = registry
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(service=service)
-        self._tracer = trace.get_tracer("taskman") if tracing else None
+        self._tracer = tracer
         self._metrics = _metrics(registry)
         self._calls: dict[tuple[str, str], tuple[Any, Any]] = {}
 
@@ -70,20 +70,41 @@ class Telemetry:
             finally:
                 self._observe(method, observed.code, time.perf_counter() - started)
             return
-        parent = _propagator.extract({"traceparent": call.traceparent}) if call.traceparent else None
-        with self._tracer.start_as_current_span(method.path, parent, SpanKind.SERVER) as span:
-            span.set_attribute("rpc.system", "grpc")
-            span.set_attribute("rpc.service", method.service)
-            span.set_attribute("rpc.method", method.name)
-            span.set_attribute("taskman.request_id", call.request_id)
-            carrier: dict[str, str] = {}
-            _propagator.inject(carrier)
-            call.traceparent = carrier.get("traceparent", call.traceparent)
+        with self._span(method.path, SpanKind.SERVER, call.traceparent) as (span, traceparent):
+            span.set_attributes(
+                {
+                    "rpc.system": "grpc",
+                    "rpc.service": method.service,
+                    "rpc.method": method.name,
+                    "taskman.service": self.service,
+                    "taskman.request_id": call.request_id,
+                }
+            )
+            call.traceparent = traceparent
             observed = RpcSpan(span)
             try:
                 yield observed
             finally:
                 self._observe(method, observed.code, time.perf_counter() - started)
+
+    @contextmanager
+    def edge(self, method: contract.Method, verb: str, traceparent: str) -> Iterator[str]:
+        """Around a request at the edge: its span, as the W3C trace context that goes on to the service."""
+        if self._tracer is None or method.route is None:
+            yield traceparent
+            return
+        with self._span(f"{verb} {method.route.template}", SpanKind.SERVER, traceparent) as (span, inner):
+            span.set_attributes({"http.request.method": verb, "http.route": method.route.template})
+            yield inner
+
+    @contextmanager
+    def _span(self, name: str, kind: SpanKind, traceparent: str) -> Iterator[tuple[trace.Span, str]]:
+        assert self._tracer is not None
+        parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
+        with self._tracer.start_as_current_span(name, parent, kind, record_exception=False) as span:
+            carrier: dict[str, str] = {}
+            _propagator.inject(carrier)
+            yield span, carrier.get("traceparent", traceparent)
 
     def _observe(self, method: contract.Method, code: str, seconds: float) -> None:
         key = (method.path, code)
