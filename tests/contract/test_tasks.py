@@ -142,9 +142,7 @@ async def test_the_trash_hides_a_task_until_it_is_restored(site: Site, ann: Pers
     assert (type(error), error.reason) == (FailedPreconditionError, "TASK_DELETED")
     back = await ann.call("TaskService.RestoreTask", task=task["id"])
     changing = ("etag", "update_time", "delete_time")
-    assert {k: v for k, v in back.items() if k not in changing} == {
-        k: v for k, v in task.items() if k not in changing
-    }
+    assert {k: v for k, v in back.items() if k not in changing} == {k: v for k, v in task.items() if k not in changing}
     assert back.get("delete_time") is None
     assert [each["id"] for each in (await ann.call("TaskService.ListTasks", project=project["id"]))["tasks"]]
 
