@@ -77,7 +77,6 @@ _DUE = Statement(
     .where(
         DELIVERIES.c.state == "pending",
         DELIVERIES.c.next_attempt_time <= bindparam("now"),
-        DELIVERIES.c.id.not_in(bindparam("running", expanding=True)),
     )
     .order_by(DELIVERIES.c.next_attempt_time)
     .limit(bindparam("limit"))
@@ -202,7 +201,9 @@ class NotificationStore:
         """Takes deliveries that are due and not `running`; nobody else gets them before the lease has run out."""
         # A claim that a power cut takes back is made again, so it need not wait for the disk.
         async with self._db.transaction(durable=False) as tx:
-            rows = await tx.fetch_all(_DUE, now=now, limit=limit, running=list(running))
+            # One that is running is due only when its lease ran out before it ended.
+            due = await tx.fetch_all(_DUE, now=now, limit=limit + len(running))
+            rows = [row for row in due if row.id not in running][:limit]
             for row in rows:
                 await tx.execute(_CLAIM, key=row.id, until=now + lease)
         return rows

@@ -66,8 +66,10 @@ class DeliveryWorker:
             while True:
                 self._wake.clear()
                 pause = await self._start_due()
+                # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with the wake-up.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
         finally:
             await self._finish()
 

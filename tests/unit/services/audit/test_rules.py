@@ -123,7 +123,8 @@ def test_no_change_of_any_column_goes_unseen(place: int, column: str, value: str
     records = chain(5)
     if getattr(records[place], column) == value:
         return
-    records[place] = replace(records[place], **{column: value})
+    change: dict[str, Any] = {column: value}
+    records[place] = replace(records[place], **change)
     walked, problem = check_page(Head(), records)
     assert problem is not None
     assert problem.sequence == place + 1 == walked.sequence + 1
