@@ -31,6 +31,8 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "proto", "docs", "tests", "packages"]
 os.environ["NO_MKDOCS_2_WARNING"] = "1"  # mkdocs-material's advertisement of its successor
+# Many tests start a server: without byte code each start would compile the whole tree again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Commands that the environment brings (ruff, mypy, buf …) are found although it is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(PYTHON).parent), os.environ.get("PATH", "")])
 
