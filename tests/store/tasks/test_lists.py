@@ -42,7 +42,7 @@ _ATOMS = st.one_of(
     st.integers(0, 5).map(lambda days: f'due_time < timestamp("{(_START + timedelta(days=days)).isoformat()}")'),
     st.sampled_from(_TITLES).map(lambda title: f'title.contains("{title[1:3]}")'),
     st.sampled_from([
-        "has(due_time)",
+        "due_time != null",
         "due_time == null",
         "due_time < now",
         "size(labels) > 1",

@@ -157,3 +157,19 @@ async def test_reading_a_page_is_one_statement(full: tuple[House, str], monkeypa
     await house.call(ann, "SearchTasks", request, SearchTasksResponse)
     assert len(plans.read) == 3  # what is newest, and the page
     assert "VIRTUAL TABLE INDEX" in plans.steps()[0]
+
+
+async def test_a_search_begins_in_its_index_whatever_else_is_asked(
+    full: tuple[House, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TASK-6: one look into the index, then each match by its primary key."""
+    house, ann = full
+    plans = _Plans(house, monkeypatch)
+    house.peers.policies["tasks.read"] = '"ui" in resource.labels || principal.id in resource.assignees'
+    token = ""
+    for _ in range(2):
+        request = SearchTasksRequest(query="t1", page_size=5, filter='"ui" in labels && key != "X"', page_token=token)
+        token = (await house.call(ann, "SearchTasks", request, SearchTasksResponse)).next_page_token
+        steps = plans.steps()
+        assert steps[0].startswith("SCAN task_search VIRTUAL TABLE INDEX"), steps
+        assert steps[1].startswith("SEARCH tasks USING INTEGER PRIMARY KEY"), steps

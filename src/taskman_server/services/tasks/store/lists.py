@@ -26,7 +26,7 @@ from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
 from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
 from taskman_server.services.tasks.store.search import SearchIndex
 from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
-from taskman_server.services.tasks.store.tasks import TASK_FILTER, TASK_POLICY, TASK_SELECT
+from taskman_server.services.tasks.store.tasks import TASK_SELECT, filter_columns, policy_columns
 
 __all__ = ["ORDERS", "Found", "Lists", "PolicyUnplannable", "Query"]
 
@@ -155,7 +155,8 @@ class Lists:
 
 
 def _task_conditions(query: Query) -> list[ColumnElement[bool]]:
-    where = _conditions(query, TASKS, TASK_POLICY, TASK_FILTER)
+    tenant = query.organization
+    where = _conditions(query, TASKS, policy_columns(tenant), filter_columns(tenant))
     if query.project:
         where.append(TASKS.c.project == bindparam(None, query.project, TASKS.c.project.type))
     if not query.show_deleted:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import BindParameter, Column, ColumnElement, bindparam, delete, insert, select, update
 
 from taskman_server.kit.cel import Collection
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
@@ -16,7 +17,7 @@ from taskman_server.services.tasks.store.projects import members_of
 from taskman_server.services.tasks.store.search import SearchIndex, fold, words
 from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
 
-__all__ = ["TASK_FILTER", "TASK_POLICY", "TASK_SELECT", "TaskStore"]
+__all__ = ["TASK_SELECT", "TaskStore", "filter_columns", "policy_columns"]
 
 _COLUMNS: Final = [c for c in TASKS.c if c.name not in ("title_order", "priority_order")]
 _MUTABLE: Final = (
@@ -62,24 +63,16 @@ _ASSIGNEE_INSERT: Final = Statement(
 _ASSIGNEE_DELETE: Final = Statement(
     delete(TASK_ASSIGNEES).where(TASK_ASSIGNEES.c.task == bindparam("task"), TASK_ASSIGNEES.c.user == bindparam("user"))
 )
-_LABELS: Final = Collection.of_rows(TASK_LABELS.c.label, TASK_LABELS.c.task == TASKS.c.seq)
-_ASSIGNEES: Final = Collection.of_rows(TASK_ASSIGNEES.c.user, TASK_ASSIGNEES.c.task == TASKS.c.seq)
 
-TASK_FILTER: Final[Mapping[str, Any]] = {
-    **{
-        name: TASKS.c[name]
-        for name in (
-            "id", "key", "project", "title", "description", "state", "priority", "start_time", "due_time", "creator",
-            "create_time", "update_time", "complete_time", "delete_time", "external_id",
-        )
-    },
-    "labels": _LABELS,
-    "assignees": _ASSIGNEES,
+_FILTER: Final[Mapping[str, Any]] = {
+    name: TASKS.c[name]
+    for name in (
+        "id", "key", "project", "title", "description", "state", "priority", "start_time", "due_time", "creator",
+        "create_time", "update_time", "complete_time", "delete_time", "external_id",
+    )
 }  # fmt: skip
-TASK_POLICY: Final[Mapping[str, Any]] = {
+_POLICY: Final[Mapping[str, Any]] = {
     **{f"resource.{name}": TASKS.c[name] for name in ("id", "project", "state", "priority", "creator")},
-    "resource.labels": _LABELS,
-    "resource.assignees": _ASSIGNEES,
     # a subquery and not a join: it is looked up only where a policy asks, and leaves the order of the list to an index
     "resource.visibility": select(PROJECTS.c.visibility)
     .where(PROJECTS.c.id == TASKS.c.project)
@@ -89,6 +82,42 @@ TASK_POLICY: Final[Mapping[str, Any]] = {
     "resource.editors": members_of(TASKS.c.project, "editor", "admin"),
     "resource.admins": members_of(TASKS.c.project, "admin"),
 }
+
+
+def filter_columns(organization: str) -> Mapping[str, Any]:
+    """What a filter can name, as SQL."""
+    return {
+        **_FILTER,
+        "labels": _bag(TASK_LABELS.c.label, organization),
+        "assignees": _bag(TASK_ASSIGNEES.c.user, organization),
+    }
+
+
+def policy_columns(organization: str) -> Mapping[str, Any]:
+    """What a policy can name, as SQL."""
+    return {
+        **_POLICY,
+        "resource.labels": _bag(TASK_LABELS.c.label, organization),
+        "resource.assignees": _bag(TASK_ASSIGNEES.c.user, organization),
+    }
+
+
+def _bag(element: Column[Any], organization: str) -> Collection:
+    """The labels or assignees of a task, for conditions.
+
+    Whether a given value is among them is asked of all tasks at once, by the index on the value: a rare label costs no
+    look at each task of a long list (30,000 tasks: 1 ms instead of 13).
+    """
+    table = element.table
+    rows = Collection.of_rows(element, table.c.task == TASKS.c.seq)
+
+    def contains(value: ColumnElement[Any]) -> ColumnElement[bool]:
+        if not isinstance(value, BindParameter):
+            return rows.contains(value)
+        tenant = table.c.organization == bindparam(None, organization, table.c.organization.type)
+        return TASKS.c.seq.in_(select(table.c.task).where(tenant, element == value))
+
+    return replace(rows, contains=contains)
 
 
 class TaskStore:
