@@ -1,7 +1,7 @@
 """The command `taskman`.
 
-Exit codes: 0 done · 1 the server or the network says no · 2 the command line is wrong · 3 not signed in · 4 not found
-· 130 interrupted · 141 nobody reads the output any more.
+Exit codes: 0 done · 1 the server or the network says no, or nobody reads the output any more · 2 the command line is
+wrong · 3 not signed in · 4 not found · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains while it exits
-        code = 141
+        code = 1
     sys.exit(code)
 
 
@@ -128,7 +128,9 @@ def _explain(error: Exception, state: State) -> int:
 
     if isinstance(error, UnauthenticatedError):
         where = f" --profile {state.profile}" if state.profile != "default" else ""
-        click.echo(f"Not signed in: {clean(error.message)}\nRun `taskman login{where}`.", err=True)
+        known = state.has_tokens()  # without any, the server can only say how its API is called
+        why = f"Not signed in: {clean(error.message)}" if known else f"Not signed in to {state.current().url}."
+        click.echo(f"{why}\nRun `taskman login{where}`.", err=True)
         return 3
     if isinstance(error, TaskManError):
         lines = [f"Error: {clean(error.message)}"]

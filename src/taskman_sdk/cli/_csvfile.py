@@ -201,6 +201,8 @@ def _at_most(name: str, text: str, limit: int) -> str:
 def _title(text: str) -> str:
     if not text.strip():
         raise ValueError("title is empty")
+    if "\n" in text.strip() or "\r" in text.strip():
+        raise ValueError("title has several lines; what follows the first belongs into description")
     return _at_most("title", text, 500)
 
 

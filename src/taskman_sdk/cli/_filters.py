@@ -57,7 +57,7 @@ def _when(name: str, value: str, now: datetime | None) -> str:
     if value == "any":
         return f"{name} != null"
     if value == "overdue":
-        return f"{name} < now"
+        return f"{name} < now && complete_time == null"
     comparison = re.match(r"<=|>=|<|>|=|", value)
     operator = comparison.group() if comparison is not None else ""
     try:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -189,9 +190,15 @@ def export_jsonl(project: str, expression: str, target: Path | None) -> None:
         count = 0
         for task, emails in _tasks(project, expression):
             value = {**task.model_dump(mode="json"), "assignee_emails": list(emails)}
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            file.write(_line(value))
             count += 1
     _written(count, target)
+
+
+def _line(value: Any) -> str:
+    """One line of JSON, also for readers that take U+0085, U+2028 and U+2029 for line ends."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[\x85\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", text) + "\n"
 
 
 def _tasks(project: str, expression: str) -> Iterator[tuple[Task, Sequence[str]]]:

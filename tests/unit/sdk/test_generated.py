@@ -11,6 +11,7 @@ from tools import protogen
 from tools.sdkgen import models, resources
 from tools.sdkgen.image import GenerationError, read
 from tools.sdkgen.names import singular
+from tools.sdkgen.text import HEAD
 
 IMAGE = Path("src/taskman_sdk/proto/descriptors.binpb")
 
@@ -20,7 +21,9 @@ def test_generated_files_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
     assert protogen.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_a_stale_file_is_named(repo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_file_is_named(
+    repo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SDK-1: changed, missing and no longer made ones."""
     sdk = tmp_path / "taskman_sdk"
     for name, data in protogen._generated(repo / "src/taskman_sdk").items():
@@ -28,7 +31,7 @@ def test_a_stale_file_is_named(repo: Path, tmp_path: Path, capfd: pytest.Capture
         (sdk / name).write_bytes(data)
     (sdk / "models/task.py").write_bytes((sdk / "models/task.py").read_bytes() + b"#")
     (sdk / "resources/users.py").unlink()
-    (sdk / "resources/gone.py").write_text(protogen.HEAD + "\n")
+    (sdk / "resources/gone.py").write_text(HEAD + "\n")
     monkeypatch.setattr(protogen, "SDK", sdk)
     assert protogen.main(["--check"]) == 1
     lines = capfd.readouterr().err.splitlines()

@@ -94,7 +94,9 @@ def test_values_inside_a_request_may_be_models_or_dictionaries() -> None:
     method = contract.method("TaskService.ImportTasks")
     berlin = timezone(timedelta(hours=2))
     one = Task(title="a", create_time=datetime(2024, 7, 17, 9, 32, 29, tzinfo=berlin), labels=["fix"])
-    message = build(method, {"project": "WEB", "tasks": [one, {"title": "b", "due_time": datetime(2024, 1, 1, tzinfo=UTC)}]})
+    message = build(
+        method, {"project": "WEB", "tasks": [one, {"title": "b", "due_time": datetime(2024, 1, 1, tzinfo=UTC)}]}
+    )
     assert isinstance(message, ImportTasksRequest)
     values = [codec.to_value(task, implicit=False) for task in message.tasks]
     assert values == [

@@ -71,7 +71,9 @@ async def test_a_sensitive_call_is_made_once() -> None:
     assert "idempotency-key" not in stage.seen[0].metadata
 
 
-@pytest.mark.parametrize("error", [NotFoundError("no"), InternalError("no"), AbortedError("no", reason="ETAG_MISMATCH")])
+@pytest.mark.parametrize(
+    "error", [NotFoundError("no"), InternalError("no"), AbortedError("no", reason="ETAG_MISMATCH")]
+)
 async def test_what_will_not_get_better_is_not_retried(error: TaskManError) -> None:
     """SDK-3"""
     stage = Stage(failing(error))
@@ -172,13 +174,15 @@ async def test_a_stream_is_retried_until_its_first_item(kind: str) -> None:
         yield ExportTasksResponse(task=Task(title="one"))
         raise UnavailableError("broken")
 
-    received: list[str] = []
-    async with reach(Stage(answers=answers), kind) as transport, AsyncTaskMan(transport=transport, retry=QUICK) as client:
+    async with (
+        reach(Stage(answers=answers), kind) as transport,
+        AsyncTaskMan(transport=transport, retry=QUICK) as client,
+    ):
+        pieces = aiter(client.tasks.export())
+        assert (await anext(pieces)).task is not None
         with pytest.raises(UnavailableError, match="broken"):
-            async for piece in client.tasks.export():
-                assert piece.task is not None
-                received.append(piece.task.title)
-    assert (received, attempts) == (["one"], 2)
+            await anext(pieces)
+    assert attempts == 2
 
 
 class Clock:
