@@ -35,6 +35,7 @@ from taskman_server.services.authentication import ensure_administrator, issue_s
 from taskman_server.services.authentication.rules import PAIR_LIMIT
 from tests.store.authentication.harness import PASSWORD, PUBLIC_URL, House, open_house
 from tests.store.authentication.test_registration import _cut
+from tests.store.support import until
 
 NEW = "quite-another-badger"
 TESTS = service_principal("tests", "default", "user_admin")
@@ -189,6 +190,38 @@ async def test_an_address_is_not_flooded_with_mails(house: House, mails: list[Se
         except InvalidArgumentError:
             continue
     assert works == [_token(mails[1])]
+
+
+async def test_the_worker_sends_as_soon_as_it_is_asked(house: House, mails: list[SendMailRequest]) -> None:
+    """AUTHN-5: nobody waits for the next look at the table; what failed goes out by itself when it is due."""
+    for name in ("ann", "bob"):
+        await house.register(f"{name}@example.com")
+    worker = asyncio.create_task(house.services["authentication"].parts.workers[0].run())
+
+    async def sent() -> bool:
+        return bool(mails)
+
+    async def waiting() -> bool:
+        return any(row.attempts for row in await house.rows("authentication", "mail_requests"))
+
+    try:
+        await _wish(house, "ann@example.com")
+        await until(sent)
+        whole = _cut(house, "notification", "SendMail")
+        await _wish(house, "bob@example.com")
+        await until(waiting)
+        house.channels.add("notification", whole)
+        house.clock.advance(2)
+        await _wish(house, "nobody@example.com")
+        await until(lambda: _none_waits(house))
+        assert [mail.email for mail in mails] == ["ann@example.com", "bob@example.com"]
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+
+
+async def _none_waits(house: House) -> bool:
+    return not await house.rows("authentication", "mail_requests")
 
 
 async def test_a_link_runs_out_after_an_hour(house: House, mails: list[SendMailRequest]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from taskman_sdk.errors import InvalidArgumentError, PermissionDeniedError, Unau
 from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import RegisterRequest
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import ListAssignmentsRequest, ListAssignmentsResponse
 from taskman_sdk.proto.taskman.user.v1.user_pb import GetMeRequest, User
+from taskman_server.kit.outbox import RejectEvent
 from taskman_server.kit.rpc import CallOptions, Channel, service_principal
 from tests.store.authentication.harness import PASSWORD, House, open_house
 
@@ -218,6 +220,18 @@ async def test_the_event_of_a_user_may_come_twice_or_late(house: House) -> None:
     async with runtime.db.transaction() as tx:
         await subscription.handler(event, tx)
     assert await house.rows("authentication", "credentials") == before
+
+
+async def test_an_event_that_names_nobody_is_given_up(house: House) -> None:
+    """EVENT-2: it goes to the dead letters, not around for ever."""
+    await house.register("ann@example.com")
+    (event,) = await house.events("user.created")
+    runtime = house.runtime("authentication")
+    (subscription,) = house.services["authentication"].parts.subscriptions
+    for broken in (replace(event, data={}), replace(event, organization="")):
+        with pytest.raises(RejectEvent):
+            async with runtime.db.transaction() as tx:
+                await subscription.handler(broken, tx)
 
 
 async def test_a_request_is_checked_before_anything_is_done(house: House) -> None:

@@ -54,7 +54,7 @@ _PRUNE_REGISTRATIONS = Statement(delete(REGISTRATIONS).where(REGISTRATIONS.c.cre
 _KEYS = Statement(
     select(SIGNING_KEYS)
     .where(or_(SIGNING_KEYS.c.retire_time.is_(None), SIGNING_KEYS.c.retire_time > bindparam("now")))
-    .order_by(SIGNING_KEYS.c.create_time.desc(), SIGNING_KEYS.c.kid.desc())
+    .order_by(SIGNING_KEYS.c.retire_time.is_(None).desc(), SIGNING_KEYS.c.create_time.desc(), SIGNING_KEYS.c.kid)
 )
 _INSERT_KEY = Statement(insert(SIGNING_KEYS))
 _RETIRE_KEYS = Statement(
