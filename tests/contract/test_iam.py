@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -14,7 +15,6 @@ from taskman_sdk.errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
-    TaskManError,
 )
 from tests.contract.waiting import eventually
 from tests.contract.world import Person, Site, unique
@@ -109,11 +109,8 @@ async def test_a_hostile_expression_stalls_nothing(site: Site, admin: Person) ->
     for condition in (hostile, "!" * 3000 + "true", "(" * 1500 + "true" + ")" * 1500, " || ".join(["true"] * 600)):
         started = time.monotonic()
         policy = {"name": unique("p"), "effect": "EFFECT_DENY", "permissions": ["tasks.*"], "condition": condition}
-        try:
+        with contextlib.suppress(InvalidArgumentError):
             made = await admin.call("IamAdminService.CreatePolicy", policy=policy)
-        except TaskManError as error:
-            assert error.http_status == 400
-        else:
             await admin.call("IamAdminService.DeletePolicy", policy=made["id"])
         assert time.monotonic() - started < 5
 
