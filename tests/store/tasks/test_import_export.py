@@ -181,7 +181,7 @@ async def test_five_thousand_real_tasks_come_in_and_go_out_as_they_are(house: Ho
     for user in (ann, zoe):
         exported = await _export(house, user, project="WEB")
         assert [task.external_id for task in exported] == [
-            task.external_id for task in sorted(tasks, key=lambda t: (t.create_time and t.create_time.seconds))
+            task.external_id for task in sorted(tasks, key=lambda t: t.create_time and t.create_time.seconds)
         ]
     by_id = {task.external_id: task for task in exported}
     for task in tasks:

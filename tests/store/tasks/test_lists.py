@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from taskman_sdk.codec import Timestamp
-from taskman_sdk.errors import InvalidArgumentError, NotFoundError
+from taskman_sdk.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
 from taskman_sdk.proto.taskman.task.v1.task_pb import (
     DeleteTaskRequest,
+    GetTaskRequest,
     ListTasksRequest,
     ListTasksResponse,
     Task,
@@ -53,6 +54,8 @@ _ATOMS = st.one_of(
         "key.endsWith('3')",
         "state in ['todo', 'done']",
         "'USER' in assignees",
+        "title in labels",
+        "creator in assignees",
         "creator == 'USER'",
         "project == 'PROJECT'",
     ]),
@@ -320,3 +323,15 @@ async def test_a_wrong_question_names_the_field(house: House, request_: ListTask
     with pytest.raises(InvalidArgumentError) as caught:
         await house.call(ann, "ListTasks", request_, ListTasksResponse)
     assert caught.value.field_violations[0].field == field
+
+
+async def test_a_policy_that_cannot_be_searched_by_denies_and_says_so(house: House) -> None:
+    """AUTHZ-5: nothing is sifted afterwards; a single task is still decided on."""
+    ann = house.peers.user()
+    await house.project(ann)
+    made = await house.task(ann)
+    house.peers.policies["tasks.read"] = 'resource.state.matches("t.*")'
+    assert await house.call(ann, "GetTask", GetTaskRequest(task=made.id), Task) == made
+    with pytest.raises(PermissionDeniedError) as caught:
+        await house.pages(ann)
+    assert caught.value.reason == "POLICY_NOT_SEARCHABLE"
