@@ -28,6 +28,7 @@ IMAGE = "proto/descriptors.binpb"
 # Google's own definitions that the contract uses: compiled to classes of the same runtime as our messages.
 GOOGLE = (
     "google/api/annotations.proto",
+    "google/api/field_behavior.proto",
     "google/api/http.proto",
     "google/rpc/code.proto",
     "google/rpc/error_details.proto",

@@ -12,6 +12,7 @@ from protobuf.wkt.google.protobuf.descriptor_pb import (
     DescriptorProto,
     EnumDescriptorProto,
     FieldDescriptorProto,
+    FieldOptions,
     FileDescriptorProto,
     FileDescriptorSet,
     MethodDescriptorProto,
@@ -20,6 +21,7 @@ from protovalidate._gen.buf.validate.validate_pb import FieldRules
 from protovalidate._gen.buf.validate.validate_pb import ext_field as ext_validate
 
 from taskman_sdk.proto.google.api.annotations_pb import ext_http
+from taskman_sdk.proto.google.api.field_behavior_pb import FieldBehavior, ext_field_behavior
 from taskman_sdk.proto.taskman.options.v1.options_pb import Access, MethodRule, ext_field, ext_rule
 
 Kind = Literal[
@@ -35,6 +37,7 @@ _WELL_KNOWN: Mapping[str, Kind] = {
     "google.protobuf.Struct": "struct",
     "google.protobuf.FieldMask": "mask",
 }
+_SERVER_SET = frozenset({FieldBehavior.OUTPUT_ONLY, FieldBehavior.IDENTIFIER})
 _FILE = re.compile(r"taskman/(\w+)/v1/\1\.proto")
 _ACCESS: Mapping[Access, str] = {Access.PUBLIC: "public", Access.AUTHENTICATED: "authenticated"}
 
@@ -45,7 +48,7 @@ class GenerationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field; `type` is the full name of its message or enum."""
+    """A field; `type` is the full name of its message or enum, `server_set` that no client gives it (AIP-203)."""
 
     name: str
     comment: str
@@ -54,6 +57,7 @@ class Field:
     repeated: bool
     optional: bool
     secret: bool
+    server_set: bool
     rules: FieldRules
 
 
@@ -182,8 +186,16 @@ def _field(proto: FieldDescriptorProto, comment: str, maps: Mapping[str, Kind]) 
         repeated=repeated,
         optional=proto.proto3_optional or bool(proto.has_field("oneof_index")),
         secret=options is not None and ext_field in options and options[ext_field].secret,
+        server_set=_server_set(options),
         rules=options[ext_validate] if options is not None and ext_validate in options else FieldRules(),
     )
+
+
+def _server_set(options: FieldOptions | None) -> bool:
+    if options is None:
+        return False
+    behavior: list[FieldBehavior] = options[ext_field_behavior]
+    return not _SERVER_SET.isdisjoint(behavior)
 
 
 def _enum(area: str, proto: EnumDescriptorProto, comment: str) -> Enum:

@@ -11,21 +11,6 @@ from tools.sdkgen.models import scalar
 from tools.sdkgen.names import resources, singular
 from tools.sdkgen.text import Imports, docstring, module, wrap
 
-# What the server alone sets, wherever it stands: no argument of a creation or change.
-SERVER_SET = frozenset(
-    [
-        "id",
-        "etag",
-        "create_time",
-        "update_time",
-        "delete_time",
-        "complete_time",
-        "creator",
-        "system",
-        "secret",
-        "members",
-    ]
-)
 OPTIONS = {
     "idempotency_key": ("str | None", "under this key the call takes effect once; made for you when not given."),
     "timeout": ("float | None", "seconds for the whole call with its retries; the client's when not given."),
@@ -118,7 +103,7 @@ def _arguments(method: Method, image: Image, imports: Imports) -> tuple[Argument
         for field in image.messages[body.type].fields:
             path = f"{body.name}.{field.name}"
             etag = bool(changeable) and field.name == "etag"
-            if path in method.parameters or (not etag and field.name in SERVER_SET):
+            if path in method.parameters or field.server_set or (field.name == "etag" and not etag):
                 continue
             if changeable and not etag and field.name not in changeable:
                 continue

@@ -28,7 +28,6 @@ class Tasks(Resource[AsyncTasks]):
     def create(
         self,
         *,
-        key: str | NotGiven = NOT_GIVEN,
         project: str | NotGiven = NOT_GIVEN,
         title: str | NotGiven = NOT_GIVEN,
         description: str | NotGiven = NOT_GIVEN,
@@ -48,7 +47,6 @@ class Tasks(Resource[AsyncTasks]):
         `POST /v1/tasks` · `TaskService.CreateTask`. Needs the permission `tasks.create`.
 
         Args:
-            key: The key people say, for example `WEB-42`.
             project: The project: an id or a key when creating, always the id in answers.
             title: One line.
             description: Details, in Markdown.
@@ -72,7 +70,6 @@ class Tasks(Resource[AsyncTasks]):
         """
         return self._wait(
             lambda: self._aio.create(
-                key=key,
                 project=project,
                 title=title,
                 description=description,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from taskman_sdk._sync._base import Resource
 from taskman_sdk.models.user import BatchGetUsersResponse, ListUsersResponse, User
@@ -23,7 +22,6 @@ class Users(Resource[AsyncUsers]):
         *,
         email: str | NotGiven = NOT_GIVEN,
         display_name: str | NotGiven = NOT_GIVEN,
-        state: Literal["active", "deactivated"] | str | NotGiven = NOT_GIVEN,
         locale: str | NotGiven = NOT_GIVEN,
         time_zone: str | NotGiven = NOT_GIVEN,
         idempotency_key: str | None = None,
@@ -37,7 +35,6 @@ class Users(Resource[AsyncUsers]):
         Args:
             email: The address, unique everywhere, in its normal form.
             display_name: The name that others see.
-            state: `active` or `deactivated`.
             locale: BCP 47 language tag, for example `en`.
             time_zone: IANA time zone, for example `Europe/Berlin`.
             idempotency_key: under this key the call takes effect once; made for you when not given.
@@ -54,7 +51,6 @@ class Users(Resource[AsyncUsers]):
             lambda: self._aio.create(
                 email=email,
                 display_name=display_name,
-                state=state,
                 locale=locale,
                 time_zone=time_zone,
                 idempotency_key=idempotency_key,

@@ -26,7 +26,6 @@ class AsyncTasks(AsyncResource):
     async def create(
         self,
         *,
-        key: str | NotGiven = NOT_GIVEN,
         project: str | NotGiven = NOT_GIVEN,
         title: str | NotGiven = NOT_GIVEN,
         description: str | NotGiven = NOT_GIVEN,
@@ -46,7 +45,6 @@ class AsyncTasks(AsyncResource):
         `POST /v1/tasks` · `TaskService.CreateTask`. Needs the permission `tasks.create`.
 
         Args:
-            key: The key people say, for example `WEB-42`.
             project: The project: an id or a key when creating, always the id in answers.
             title: One line.
             description: Details, in Markdown.
@@ -73,7 +71,6 @@ class AsyncTasks(AsyncResource):
             "CreateTask",
             Task,
             {
-                "task.key": key,
                 "task.project": project,
                 "task.title": title,
                 "task.description": description,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from taskman_sdk.models.user import BatchGetUsersResponse, ListUsersResponse, User
 from taskman_sdk.resources._base import NOT_GIVEN, AsyncResource, NotGiven
@@ -21,7 +20,6 @@ class AsyncUsers(AsyncResource):
         *,
         email: str | NotGiven = NOT_GIVEN,
         display_name: str | NotGiven = NOT_GIVEN,
-        state: Literal["active", "deactivated"] | str | NotGiven = NOT_GIVEN,
         locale: str | NotGiven = NOT_GIVEN,
         time_zone: str | NotGiven = NOT_GIVEN,
         idempotency_key: str | None = None,
@@ -35,7 +33,6 @@ class AsyncUsers(AsyncResource):
         Args:
             email: The address, unique everywhere, in its normal form.
             display_name: The name that others see.
-            state: `active` or `deactivated`.
             locale: BCP 47 language tag, for example `en`.
             time_zone: IANA time zone, for example `Europe/Berlin`.
             idempotency_key: under this key the call takes effect once; made for you when not given.
@@ -55,7 +52,6 @@ class AsyncUsers(AsyncResource):
             {
                 "user.email": email,
                 "user.display_name": display_name,
-                "user.state": state,
                 "user.locale": locale,
                 "user.time_zone": time_zone,
             },

@@ -32,12 +32,12 @@ from taskman_server.gateway.http import (
     Send,
     problem,
     read_body,
+    request_id_of,
     respond,
 )
 from taskman_server.gateway.limits import Limiter, Verdict
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
-from taskman_server.kit.ids import new_id
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Channels, Origin, Principal
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Gateway:
         outcome = _Outcome()
         request = None
         try:
-            request = Request.of(scope, _request_id, self._trusted)
+            request = Request.of(scope, self._trusted)
             await self._answer(request, receive, send, outcome)
         except asyncio.CancelledError:
             outcome.status = 499
@@ -249,7 +249,7 @@ class Gateway:
         if not isinstance(error, TaskManError):
             self._telemetry.log.error("fault at the edge", path=path, exc_info=error)
             error = InternalError("A fault on our side; the log has it under this request id.", reason="INTERNAL")
-        request_id = request.request_id if request is not None else _request_id("")
+        request_id = request.request_id if request is not None else request_id_of("")
         error.request_id = error.request_id or request_id
         status, document, headers = problem(error, path)
         outcome.status, outcome.reason = status, error.reason
@@ -288,10 +288,6 @@ def _entry(method: Method) -> _Entry:
         201 if method.name.startswith("Create") else 200,
         any(field.name == "etag" for field in method.output.desc().fields),
     )
-
-
-def _request_id(given: str) -> str:
-    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else new_id("req")
 
 
 def _timeout(text: str) -> float | None:

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from taskman_sdk import wire
 from taskman_sdk.errors import CancelledError, InvalidArgumentError, TaskManError, UnauthenticatedError
+from taskman_server.kit.ids import new_id
 
-__all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "respond"]
+__all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "request_id_of", "respond"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -50,7 +51,7 @@ class Request:
     request_id: str
 
     @classmethod
-    def of(cls, scope: Scope, request_id: Callable[[str], str], trusted: Sequence[Any]) -> Request:
+    def of(cls, scope: Scope, trusted: Sequence[Any]) -> Request:
         """Reads the head of a request.
 
         Raises:
@@ -74,8 +75,13 @@ class Request:
             scope["query_string"],
             headers,
             address,
-            request_id(headers.get("x-request-id", "")),
+            request_id_of(headers.get("x-request-id", "")),
         )
+
+
+def request_id_of(given: str) -> str:
+    """The client's request id where it is well formed, else a new one."""
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else new_id("req")
 
 
 def _client(scope: Scope, forwarded: str, trusted: Sequence[Any]) -> str:

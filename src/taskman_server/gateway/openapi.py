@@ -23,9 +23,11 @@ from protovalidate._gen.buf.validate.validate_pb import ext_field as ext_validat
 from taskman_sdk import contract
 from taskman_sdk._version import __version__
 from taskman_sdk.comments import comment
+from taskman_sdk.proto.google.api.field_behavior_pb import FieldBehavior, ext_field_behavior
 
 __all__ = ["document"]
 
+_SERVER_SET: Final = frozenset({FieldBehavior.OUTPUT_ONLY, FieldBehavior.IDENTIFIER})
 _INTEGERS: Final = {ScalarType.INT32, ScalarType.UINT32, ScalarType.SINT32}
 _LONG: Final = {ScalarType.INT64, ScalarType.UINT64, ScalarType.SINT64}
 _WELL_KNOWN: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -86,6 +88,8 @@ class _Schemas:
     def field(self, owner: DescMessage, field: DescField) -> dict[str, Any]:
         schema = self._value(field)
         text = comment(f"{owner.type_name}.{field.name}")
+        if _server_set(field):
+            schema = {**schema, "readOnly": True}
         # Beside a $ref other keywords are allowed since 3.1.
         return {**schema, "description": text} if text else schema
 
@@ -121,6 +125,14 @@ class _Schemas:
 def _rules(field: DescField) -> FieldRules:
     options = field.proto.options
     return options[ext_validate] if options is not None and ext_validate in options else FieldRules()
+
+
+def _server_set(field: DescField) -> bool:
+    """Whether no client gives the field (AIP-203)."""
+    if field.proto.options is None:
+        return False
+    behavior: list[FieldBehavior] = field.proto.options[ext_field_behavior]
+    return not _SERVER_SET.isdisjoint(behavior)
 
 
 def _scalar(kind: ScalarType, rules: FieldRules | None) -> dict[str, Any]:

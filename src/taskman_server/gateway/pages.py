@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from taskman_sdk.errors import NotFoundError, TaskManError, UnimplementedError
-from taskman_server.gateway.http import PROBLEM, problem
+from taskman_server.gateway.http import PROBLEM, problem, request_id_of
 from taskman_server.gateway.openapi import document
 
 __all__ = ["Readiness", "pages"]
@@ -111,7 +111,9 @@ async def _problem(request: Request, error: Exception) -> Response:
             reason="METHOD_NOT_ALLOWED",
             metadata={"allow": (error.headers or {}).get("Allow", "GET, HEAD")},
         )
+    known.request_id = request_id_of(request.headers.get("x-request-id", ""))
     status, body, headers = problem(known, request.url.path)
+    headers.append((b"x-request-id", known.request_id.encode()))
     return Response(
         body,
         status_code=status,
