@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from taskman_server.kit.broker import BrokerUnavailable, Message
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import ManualClock
 from taskman_server.kit.db import Database, DatabaseUnavailable, Transaction, UniqueViolation
+from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.ids import id_floor
 from taskman_server.kit.outbox import (
     IDEMPOTENCY_INSERT,
@@ -168,6 +170,34 @@ async def test_while_the_broker_is_away_events_wait(db: Database, tmp_path: Path
     assert len(await broker.peek("tasks.task")) == 1
     await relay.stop()
     await broker.close()
+
+
+async def test_no_event_leaves_before_its_write_is_on_disk(
+    db: SqliteDatabase, broker: EmbeddedBroker, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EVENT-1: a row can be read a moment before its sync; in a power cut the event would outlive the write."""
+    await broker.declare("tasks.task", ["#"])
+    assert db.group is not None
+    real, disk = db.group._sync, threading.Event()
+
+    def slow() -> None:
+        disk.wait(20)
+        real()
+
+    monkeypatch.setattr(db.group, "_sync", slow)
+    writing = asyncio.create_task(write(db, Outbox(relay.wake), an_event()))
+
+    async def readable() -> bool:
+        return await relay.pending() == 1
+
+    await until(readable)
+    draining = asyncio.create_task(relay.drain())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert await broker.peek("tasks.task") == []
+    disk.set()
+    await asyncio.gather(writing, draining)
+    assert len(await broker.peek("tasks.task")) == 1
 
 
 async def test_an_unroutable_event_stays_and_holds_back_its_key_only(
@@ -331,6 +361,25 @@ async def test_a_consumer_stopped_in_the_middle_starts_again_there(db: Database,
     consumer = await consume(db, broker, note_effect)
     assert await until_effects(db, 1) == [event.id]
     await consumer.stop()
+
+
+async def test_a_stop_is_heard_at_any_moment(db: Database, broker: EmbeddedBroker) -> None:
+    """OPS-7: also in the very moment in which a message wakes the consumer."""
+    await broker.declare("tasks.task", ["#"])
+    queue = broker._queues["tasks.task"]
+    for _ in range(3):
+        consumer = await consume(db, broker, note_effect)
+
+        async def waits() -> bool:
+            return bool(queue.consumers)
+
+        await until(waits)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        queue.arrived()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            await consumer.stop()
 
 
 async def test_older_than_the_inbox_remembers(db: Database, broker: EmbeddedBroker) -> None:

@@ -23,6 +23,7 @@ from taskman_server.kit.db import (
     Statement,
     StatementTimeout,
     UniqueViolation,
+    sqlite_sync,
 )
 from taskman_server.kit.db.sqlite import SqliteDatabase
 from tests.store.support import COUNT, GET, PUT, count, create_tables, until
@@ -123,6 +124,24 @@ async def test_commits_that_wait_together_share_a_sync(db: SqliteDatabase, monke
     async with db.transaction() as tx:
         await tx.fetch_one(COUNT)
     assert syncs == before + 1, "a transaction that changed nothing waits for no disk"
+
+
+async def test_a_commit_is_told_after_its_log_is_on_disk(db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`full`: the log itself is synced, after the commit was written to it; `durable=False` does not wait."""
+    synced: list[tuple[str, int]] = []
+
+    def spy(descriptor: int) -> None:
+        log = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append((os.path.basename(log), os.fstat(descriptor).st_size))
+        os.fdatasync(descriptor)
+
+    monkeypatch.setattr(sqlite_sync, "_sync_file", spy)
+    log = db.path.with_name("service.db-wal")
+    await db.execute(PUT, id="1", text="x" * 100_000)
+    assert synced == [("service.db-wal", log.stat().st_size)]
+    async with db.transaction(durable=False) as tx:
+        await tx.execute(PUT, id="2", text="")
+    assert len(synced) == 1
 
 
 async def test_a_failed_sync_acknowledges_nothing_and_stops_the_writes(

@@ -145,7 +145,9 @@ class QueueDeliveries:
             if self._queue.more and len(self._mine) < self._prefetch:
                 continue  # everything loaded was parked behind its lane
             try:
-                await asyncio.wait_for(self._wake.wait(), self._queue.pauses.sweep)
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the wake.
+                async with asyncio.timeout(self._queue.pauses.sweep):
+                    await self._wake.wait()
             except TimeoutError:
                 self._queue.more = True
         raise StopAsyncIteration
