@@ -13,6 +13,7 @@ from protobuf import (
     DescFieldValueList,
     DescFieldValueMessage,
     DescFieldValueScalar,
+    DescMessage,
     ScalarType,
 )
 from protovalidate._gen.buf.validate.validate_pb import FieldRules
@@ -125,7 +126,8 @@ def _wrong_values(field: DescField) -> Iterator[tuple[str, Any]]:
     value = field.value
     if isinstance(value, DescFieldValueList):
         if kind is not None and kind.max_items:
-            yield "too many", [f"a{number}.b" for number in range(kind.max_items + 1)]
+            messages = isinstance(value.element, DescMessage)
+            yield "too many", [{} if messages else f"a{number}.b" for number in range(kind.max_items + 1)]
         if kind is not None and kind.min_items:
             yield "too few", []
         return
