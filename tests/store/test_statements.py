@@ -99,6 +99,20 @@ async def test_lists_inside_in_have_any_length(db: Database) -> None:
         assert len(await db.fetch_all(sa.select(NOTES.c.id).where(NOTES.c.id.not_in(ids)))) == 5 - len(expected)
 
 
+async def test_a_time_beside_a_list_is_converted_too(db: Database) -> None:
+    """An `IN` list and a time in one statement: each is kept as its column's type says."""
+    for name, time in (("1", NOW), ("2", NOW - timedelta(days=1)), ("3", NOW - timedelta(days=2))):
+        await db.execute(FULL, id=name, text="t", done=None, extra=None, time=time)
+    due = Statement(
+        sa.select(NOTES.c.id)
+        .where(NOTES.c.id.in_(bindparam("ids", expanding=True)), NOTES.c.time < bindparam("before"))
+        .order_by(NOTES.c.id)
+    )
+    assert [row.id for row in await db.fetch_all(due, ids=["1", "2", "3"], before=NOW)] == ["2", "3"]
+    built = sa.select(NOTES.c.id).where(NOTES.c.id.in_(["1", "2"]), NOTES.c.time < NOW)
+    assert [row.id for row in await db.fetch_all(built)] == ["2"]
+
+
 async def test_a_wrong_parameter_is_named(db: Database) -> None:
     """Misuse is told with what the statement takes."""
     with pytest.raises(TypeError, match="parameter text is missing: the statement takes id, text"):

@@ -67,6 +67,7 @@ class Prepared:
         "_defaults",
         "_expanding",
         "_plain",
+        "_processors",
         "_slots",
         "slow_until",
         "sql",
@@ -100,6 +101,12 @@ class Prepared:
         self._slots: list[tuple[str, Processor | None]] = [
             (name, _bind_processor(binds[name], dialect)) for name in (() if self._expanding else names)
         ]
+        # SQLAlchemy's expansion hands back the processors of the lists alone; the other parameters need theirs too.
+        self._processors = (
+            {name: make for name, bind in binds.items() if (make := _bind_processor(bind, dialect)) is not None}
+            if self._expanding
+            else {}
+        )
         self._convert = _row_maker(compiled, dialect)
 
     def bind(self, params: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
@@ -142,7 +149,7 @@ class Prepared:
             raise TypeError(f"parameter {', '.join(sorted(missing))} is missing: {self._expected()}")
         # A list inside IN changes the text with its length; SQLAlchemy writes it (an empty list becomes "false").
         state = self._compiled.construct_expanded_state(dict(params))
-        processors = state.processors
+        processors = {**self._processors, **state.processors}
         return state.statement, [
             processors[name](state.parameters[name]) if name in processors else state.parameters[name]
             for name in state.positiontup or ()
