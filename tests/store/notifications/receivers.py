@@ -106,9 +106,7 @@ class _Inbox:
             self.mails.extend((to, message) for to in envelope.rcpt_tos)
         return answer
 
-    async def handle_RCPT(
-        self, server: Any, session: Any, envelope: Any, address: str, options: Any
-    ) -> str:
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
         if address.startswith("nobody@"):
             return "550 no such mailbox"
         envelope.rcpt_tos.append(address)

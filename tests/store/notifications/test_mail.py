@@ -217,7 +217,7 @@ async def test_a_secret_link_is_sent_and_then_nowhere_any_more(
     assert "tok_secret" not in codec.to_json(pending[0]).decode()
     house.clock.advance(10)
     house.parts.workers[0].wake()  # type: ignore[attr-defined]
-    ((to, mail),) = await smtp.arrived(1)
+    ((_, mail),) = await smtp.arrived(1)
     assert SECRET_LINK in part(mail, "plain")
     assert "for 30 minutes" in part(mail, "plain")
     (delivery,) = await settled(house, 1)

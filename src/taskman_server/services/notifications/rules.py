@@ -186,7 +186,14 @@ def check_url(url: str, allow_private: bool, field: str = "webhook.url") -> None
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise _bad_url("it is not a URL", "WEBHOOK_URL_INVALID", field) from None
-    if parts.scheme not in ("https", "http") or not host or port == 0 or not url.isascii() or not url.isprintable():
+    if (
+        parts.scheme not in ("https", "http")
+        or not host
+        or port == 0
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
+    ):
         raise _bad_url("it must be https://host/path, in ASCII", "WEBHOOK_URL_INVALID", field)
     if parts.username is not None or parts.password is not None:
         raise _bad_url(

@@ -1,0 +1,516 @@
+"""Webhooks: kept, signed, sent, tried again, and never to where they must not go (NOTIFY-2, NOTIFY-5, NOTIFY-7)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+
+from taskman_sdk import codec
+from taskman_sdk.errors import AbortedError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from taskman_sdk.proto.taskman.notification.v1.notification_pb import (
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    DeleteWebhookResponse,
+    Delivery,
+    GetDeliveryRequest,
+    GetWebhookRequest,
+    ListDeliveriesRequest,
+    ListDeliveriesResponse,
+    ListWebhooksRequest,
+    ListWebhooksResponse,
+    RetryDeliveryRequest,
+    UpdateWebhookRequest,
+    Webhook,
+)
+from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
+from taskman_server.kit.clock import ManualClock, SystemClock
+from taskman_server.kit.events import Event
+from taskman_server.kit.ids import new_id
+from taskman_server.services.notifications import SERVICE
+from taskman_server.services.notifications.rules import Address, webhook_secret
+from taskman_server.services.notifications.webhooks import WebhookSender
+from taskman_server.services.notifications.worker import LEASE
+from tests.store.audit.house import ORGANIZATION, House, open_house
+from tests.store.notifications.conftest import Certificates
+from tests.store.notifications.receivers import Answer, HookServer, hook_server
+from tests.store.support import start_child, until
+
+SECRET = webhook_secret(b"s" * 32)
+
+
+def a_task_event(house: House, name: str = "task.created", **values: object) -> Event:
+    task = Task(id=new_id("task"), title="Grün <b>")
+    return house.event(name, TaskEvent(task=task), **{"subject": task.id} | values)
+
+
+async def create(house: House, url: str, *event_types: str, **values: object) -> Webhook:
+    webhook = Webhook(url=url, event_types=list(event_types), **values)  # type: ignore[arg-type]
+    return await house.call("CreateWebhook", CreateWebhookRequest(webhook=webhook), Webhook)
+
+
+async def deliveries(house: House, filter: str = "") -> list[Delivery]:
+    answer = await house.call("ListDeliveries", ListDeliveriesRequest(filter=filter), ListDeliveriesResponse)
+    return list(answer.deliveries)
+
+
+async def attempted(house: House, count: int) -> list[Delivery]:
+    async def there() -> bool:
+        return (await house.rows("SELECT count(*) FROM attempts"))[0][0] >= count
+
+    await until(there)
+    return await deliveries(house)
+
+
+def wake(house: House, seconds: float = 0) -> None:
+    house.clock.advance(seconds)
+    house.parts.workers[0].wake()  # type: ignore[attr-defined]
+
+
+async def looked(house: House) -> None:
+    """Returns when the worker has looked for what is due."""
+
+    async def done() -> bool:
+        return not house.parts.workers[0]._wake.is_set()  # type: ignore[attr-defined]
+
+    await until(done)
+
+
+async def test_an_event_is_posted_signed_as_standard_webhooks_asks(house: House, hooks: HookServer) -> None:
+    """NOTIFY-2: any receiver with the standard's library can verify it."""
+    webhook = await create(house, hooks.url, "task.*")
+    assert webhook.secret.startswith("whsec_")
+    event = a_task_event(house)
+    await house.publish(event, house.event("authz.denied", {}))
+    (hook,) = await hooks.arrived(1)
+    body = json.loads(hook.body)
+    assert (hook.method, hook.path, hook.headers["content-type"]) == ("POST", "/hook", "application/json")
+    assert Verifier(webhook.secret).verify(hook.body, hook.headers) == body
+    assert body["type"] == "task.created"
+    assert (body["id"], body["data"]["task"]["title"]) == (event.id, "Grün <b>")
+    assert datetime.fromisoformat(body["timestamp"]) == event.time
+    (delivery,) = await attempted(house, 1)
+    assert hook.headers["webhook-id"] == delivery.id
+    assert (delivery.channel, delivery.state, delivery.webhook, delivery.event) == (
+        "webhook", "delivered", webhook.id, event.id,
+    )  # fmt: skip
+    assert [(a.status_code, a.error) for a in delivery.attempts] == [(204, "")]
+    assert not delivery.next_attempt_time
+
+
+async def test_the_secret_is_in_the_answer_to_the_creation_alone(house: House, hooks: HookServer) -> None:
+    """NOTIFY-2: not in reads, lists or events."""
+    webhook = await create(house, hooks.url, description="CI")
+    assert await house.rows("SELECT secret FROM webhooks") == [(webhook.secret,)]
+    got = await house.call("GetWebhook", GetWebhookRequest(webhook=webhook.id), Webhook)
+    listed = await house.call("ListWebhooks", ListWebhooksRequest(filter="!disabled"), ListWebhooksResponse)
+    assert [got.secret, *(each.secret for each in listed.webhooks)] == ["", ""]
+    await create(house, hooks.url, "notification.webhook.created")
+    later = await create(house, hooks.url)
+
+    async def told() -> bool:
+        return any(later.id.encode() in hook.body for hook in hooks.hooks)
+
+    await until(told)
+    assert not any(b"whsec_" in hook.body for hook in hooks.hooks)
+
+
+async def test_webhooks_can_be_changed_listed_and_deleted(house: House) -> None:
+    """NOTIFY-2: with masks, etags, pages, and each change an event."""
+    made = [await create(house, f"https://hooks.example.com/{n}", "task.created") for n in range(3)]
+    change = Webhook(id=made[0].id, disabled=True, description="off", etag=made[0].etag)
+    request = UpdateWebhookRequest(webhook=change, update_mask=codec.FieldMask(paths=["disabled", "description"]))
+    changed = await house.call("UpdateWebhook", request, Webhook)
+    assert (changed.disabled, changed.description, changed.url) == (True, "off", made[0].url)
+    assert changed.etag != made[0].etag
+    with pytest.raises(AbortedError):
+        await house.call("UpdateWebhook", request, Webhook)
+    same = UpdateWebhookRequest(webhook=Webhook(id=made[0].id, description="off"))
+    assert (await house.call("UpdateWebhook", same, Webhook)).etag == changed.etag
+    mask = codec.FieldMask(paths=["secret"])
+    secret = UpdateWebhookRequest(webhook=Webhook(id=made[0].id), update_mask=mask)
+    with pytest.raises(InvalidArgumentError, match="secret"):
+        await house.call("UpdateWebhook", secret, Webhook)
+    first = await house.call("ListWebhooks", ListWebhooksRequest(page_size=2), ListWebhooksResponse)
+    rest = await house.call(
+        "ListWebhooks", ListWebhooksRequest(page_size=2, page_token=first.next_page_token), ListWebhooksResponse
+    )
+    assert [w.id for w in (*first.webhooks, *rest.webhooks)] == [w.id for w in made]
+    on = await house.call(
+        "ListWebhooks", ListWebhooksRequest(filter='!disabled && url.endsWith("/2")'), ListWebhooksResponse
+    )
+    assert [w.id for w in on.webhooks] == [made[2].id]
+    with pytest.raises(AbortedError):
+        await house.call("DeleteWebhook", DeleteWebhookRequest(webhook=made[1].id, etag="old"), DeleteWebhookResponse)
+    await house.call(
+        "DeleteWebhook", DeleteWebhookRequest(webhook=made[1].id, etag=made[1].etag), DeleteWebhookResponse
+    )
+    for name in (made[1].id, "webhook_none"):
+        with pytest.raises(NotFoundError):
+            await house.call("GetWebhook", GetWebhookRequest(webhook=name), Webhook)
+    stranger = house.user("user_x", "org_two")
+    with pytest.raises(NotFoundError):
+        await house.call("GetWebhook", GetWebhookRequest(webhook=made[0].id), Webhook, caller=stranger)
+
+
+async def test_policies_narrow_webhooks_and_deliveries(house: House, hooks: HookServer) -> None:
+    """AUTHZ-5: lists and single reads alike."""
+    one, two = await create(house, hooks.url), await create(house, hooks.url)
+    await house.publish(a_task_event(house))
+    await attempted(house, 2)
+    condition = f'resource.webhook == "{one.id}"'
+    house.peers.policies |= {"webhooks.read": condition, "deliveries.read": condition}
+    seen = await house.call("ListWebhooks", ListWebhooksRequest(), ListWebhooksResponse, caller=house.user("user_b"))
+    assert [w.id for w in seen.webhooks] == [one.id]
+    listed = await house.call(
+        "ListDeliveries", ListDeliveriesRequest(), ListDeliveriesResponse, caller=house.user("user_b")
+    )
+    assert [d.webhook for d in listed.deliveries] == [one.id]
+    with pytest.raises(NotFoundError):
+        await house.call("GetWebhook", GetWebhookRequest(webhook=two.id), Webhook, caller=house.user("user_b"))
+    ((hidden,),) = await house.rows(f"SELECT id FROM deliveries WHERE webhook = '{two.id}'")
+    with pytest.raises(NotFoundError):
+        await house.call("GetDelivery", GetDeliveryRequest(delivery=hidden), Delivery, caller=house.user("user_b"))
+
+
+async def test_another_organization_hears_nothing(house: House, hooks: HookServer) -> None:
+    """Tenancy: nor is anything sent for events of no organization."""
+    await create(house, hooks.url)
+    await house.publish(
+        a_task_event(house, organization="org_two"), a_task_event(house, organization=""), a_task_event(house)
+    )
+    await attempted(house, 1)
+    assert len(hooks.hooks) == 1
+    assert await house.rows("SELECT DISTINCT organization FROM deliveries") == [(ORGANIZATION,)]
+
+
+async def test_a_failing_receiver_is_tried_again_with_growing_pauses(house: House, hooks: HookServer) -> None:
+    """NOTIFY-2: eight attempts over most of a day, the same id each time, then it has failed."""
+    webhook = await create(house, hooks.url, "task.created")
+    hooks.answers += [Answer(500)] * 8
+    await house.publish(a_task_event(house))
+    pauses: list[float] = []
+    for attempt in range(1, 8):
+        (delivery,) = await attempted(house, attempt)
+        assert delivery.state == "pending"
+        assert delivery.next_attempt_time is not None
+        pauses.append((delivery.next_attempt_time.to_datetime() - house.clock.now()).total_seconds())
+        wake(house, pauses[-1] - 0.01)
+        await looked(house)
+        assert (await deliveries(house))[0].next_attempt_time == delivery.next_attempt_time, "it was taken too early"
+        wake(house, 0.02)
+    (delivery,) = await attempted(house, 8)
+    assert (delivery.state, len(delivery.attempts), len(hooks.hooks)) == ("failed", 8, 8)
+    assert {hook.headers["webhook-id"] for hook in hooks.hooks} == {delivery.id}
+    assert len({hook.headers["webhook-timestamp"] for hook in hooks.hooks}) > 5
+    assert delivery.attempts[0].error == "The receiver answered 500."
+    for pause, base in zip(pauses, (5, 30, 120, 600, 3600, 14400, 36000), strict=True):
+        assert 0.8 * base <= pause <= 1.2 * base
+    # The receiver is well again, and an operator sends it once more: the same id and bytes, signed anew.
+    await house.call("RetryDelivery", RetryDeliveryRequest(delivery=delivery.id), Delivery)
+    again = (await hooks.arrived(9))[8]
+    assert again.body == hooks.hooks[0].body
+    assert again.headers["webhook-id"] == delivery.id
+    (delivery,) = await attempted(house, 9)
+    assert delivery.state == "delivered"
+    assert webhook.id == delivery.webhook
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (lambda now: "90", 90),
+        (lambda now: format_datetime(now + timedelta(seconds=300), usegmt=True), 300),
+        (lambda now: "1", 5),
+        (lambda now: "soon", 5),
+        (lambda now: "999999999999", 86400),
+    ],
+)
+async def test_a_receiver_can_ask_for_time(
+    house: House, hooks: HookServer, header: Callable[[datetime], str], seconds: float
+) -> None:
+    """NOTIFY-2: Retry-After, in seconds or as a date, between our pause and a day."""
+    await create(house, hooks.url)
+    hooks.answers.append(Answer(429, (("Retry-After", header(house.clock.now())),)))
+    await house.publish(a_task_event(house))
+    (delivery,) = await attempted(house, 1)
+    assert delivery.next_attempt_time is not None
+    pause = (delivery.next_attempt_time.to_datetime() - house.clock.now()).total_seconds()
+    assert seconds * 0.79 <= pause <= seconds * 1.21
+
+
+async def test_a_receiver_that_is_gone_is_not_called_again(house: House, hooks: HookServer) -> None:
+    """NOTIFY-2: 410 disables the webhook; what waits for it fails."""
+    webhook = await create(house, hooks.url, "task.*", "notification.webhook.updated")
+    other = await create(house, hooks.url, "notification.webhook.updated")
+    hooks.answers.append(Answer(410))
+    await house.publish(a_task_event(house))
+    await hooks.arrived(2)
+    got = await house.call("GetWebhook", GetWebhookRequest(webhook=webhook.id), Webhook)
+    assert got.disabled
+    told = json.loads(hooks.hooks[1].body)
+    assert (told["type"], told["actor"]) == ("notification.webhook.updated", "service:notifications")
+    assert told["data"]["webhook"]["disabled"]
+    await house.publish(a_task_event(house))
+    assert len(hooks.hooks) == 2
+    (failed,) = await deliveries(house, 'state == "failed"')
+    assert failed.attempts[0].status_code == 410
+    with pytest.raises(FailedPreconditionError, match="disabled"):
+        await house.call("RetryDelivery", RetryDeliveryRequest(delivery=failed.id), Delivery)
+    assert other.id != webhook.id
+
+
+async def test_what_waits_for_a_deleted_webhook_fails(house: House, hooks: HookServer) -> None:
+    """NOTIFY-5."""
+    webhook = await create(house, hooks.url)
+    hooks.answers.append(Answer(503))
+    await house.publish(a_task_event(house))
+    await attempted(house, 1)
+    await house.call("DeleteWebhook", DeleteWebhookRequest(webhook=webhook.id), DeleteWebhookResponse)
+    wake(house, 60)
+    (delivery,) = await attempted(house, 2)
+    assert (delivery.state, delivery.attempts[1].error) == ("failed", "The webhook was deleted.")
+    with pytest.raises(FailedPreconditionError, match="deleted"):
+        await house.call("RetryDelivery", RetryDeliveryRequest(delivery=delivery.id), Delivery)
+
+
+async def test_news_of_deliveries_goes_where_it_is_asked_for_and_makes_no_more(house: House, hooks: HookServer) -> None:
+    """NOTIFY-2: `*` does not hear of deliveries; who asks by name does, but not about that."""
+    everything = await create(house, hooks.url, "*")
+    named = await create(house, hooks.url, "notification.*")
+    await house.heard()
+    await attempted(house, 1)
+    before = len(await deliveries(house))
+    await house.publish(a_task_event(house))
+    await hooks.arrived(before + 2)
+    await house.heard()
+    sent = [(json.loads(h.body)["type"], h.headers["webhook-id"]) for h in hooks.hooks[before:]]
+    assert [kind for kind, _ in sent] == ["task.created", "notification.delivered"]
+    by_webhook = {(d.webhook, d.event_type) for d in await deliveries(house)}
+    assert (everything.id, "notification.delivered") not in by_webhook
+    assert (named.id, "notification.delivered") in by_webhook
+
+
+async def test_a_process_that_is_killed_after_sending_sends_once_more_under_the_same_id(
+    tmp_path: Path, hooks: HookServer
+) -> None:
+    """NOTIFY-5, EVENT-1: at least once, whatever is killed."""
+    clock = ManualClock(datetime.now(UTC))
+    async with open_house(SERVICE, tmp_path, clock=clock, run=False, webhook_allow_private=True) as house:
+        webhook = await create(house, hooks.url)
+        async with house.db.transaction() as tx:
+            await house.parts.handlers._queue.webhook(  # type: ignore[attr-defined]
+                tx, "{}", organization=ORGANIZATION, webhook=webhook.id, url=hooks.url, event_type="task.created",
+                event="event_1", request_id="",
+            )  # fmt: skip
+    hooks.hold = asyncio.Event()
+    child = start_child(
+        """
+        import asyncio, sys
+        from pathlib import Path
+        from taskman_server.services.notifications import SERVICE
+        from tests.store.audit.house import open_house
+
+        async def main():
+            async with open_house(SERVICE, Path(sys.argv[1]), webhook_allow_private=True):
+                await asyncio.Event().wait()
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    try:
+        (first,) = await hooks.arrived(1)
+    finally:
+        child.kill()
+        child.wait(10)
+    hooks.hold.set()
+    hooks.hold = None
+    clock.advance(300)
+    async with open_house(SERVICE, tmp_path, clock=clock, webhook_allow_private=True) as house:
+        second = (await hooks.arrived(2))[1]
+        (delivery,) = await attempted(house, 1)
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == delivery.id
+    assert first.body == second.body
+    assert LEASE.total_seconds() < 300
+
+
+async def test_at_most_ten_are_under_way_at_once_and_all_arrive(house: House, hooks: HookServer) -> None:
+    """NOTIFY-5: a slow receiver does not take the whole service."""
+    hooks.hold = asyncio.Event()
+    await create(house, hooks.url, "task.created")
+    await house.publish(*(a_task_event(house) for _ in range(25)))
+    await hooks.arrived(10)
+    wake(house)
+    await looked(house)
+    assert len(house.parts.workers[0]._running) == 10  # type: ignore[attr-defined]
+    assert len(hooks.hooks) == 10
+    hooks.hold.set()
+    hooks.hold = None
+    await hooks.arrived(25)
+    await attempted(house, 25)
+    assert len(await deliveries(house, 'state == "delivered"')) == 25
+
+
+# Where webhooks may go (NOTIFY-7)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://hooks.example.com/", "WEBHOOK_URL_NOT_HTTPS"),
+        ("http://127.0.0.1/", "WEBHOOK_URL_NOT_HTTPS"),
+        ("https://127.0.0.1/", "WEBHOOK_URL_PRIVATE"),
+        ("https://localhost/", "WEBHOOK_URL_PRIVATE"),
+        ("https://LOCALHOST./", "WEBHOOK_URL_PRIVATE"),
+        ("https://10.1.2.3:8443/x", "WEBHOOK_URL_PRIVATE"),
+        ("https://[::1]/", "WEBHOOK_URL_PRIVATE"),
+        ("https://[::ffff:192.168.0.1]/", "WEBHOOK_URL_PRIVATE"),
+        ("https://169.254.169.254/latest/meta-data", "WEBHOOK_URL_PRIVATE"),
+        ("https://user:pass@hooks.example.com/", "WEBHOOK_URL_INVALID"),
+        ("https://hooks.example.com/#x", "WEBHOOK_URL_INVALID"),
+        ("ftp://hooks.example.com/", "WEBHOOK_URL_INVALID"),
+        ("https://hooks.example.com:0/", "WEBHOOK_URL_INVALID"),
+        ("", "WEBHOOK_URL_MISSING"),
+    ],
+)
+async def test_urls_that_could_never_be_called_are_refused_when_they_are_set(
+    tmp_path: Path, url: str, reason: str
+) -> None:
+    """NOTIFY-7: with the field and what is wanted."""
+    async with open_house(SERVICE, tmp_path, run=False) as house:
+        with pytest.raises(InvalidArgumentError) as refused:
+            await create(house, url)
+        assert refused.value.reason in (reason, "FIELD_INVALID")
+        assert "url" in refused.value.field_violations[0].field
+        made = await create(house, "https://hooks.example.com/x")
+        if url:
+            change = UpdateWebhookRequest(webhook=Webhook(id=made.id, url=url))
+            with pytest.raises(InvalidArgumentError):
+                await house.call("UpdateWebhook", change, Webhook)
+
+
+def answering(*addresses: str) -> Callable[[str, int], object]:
+    async def resolver(host: str, port: int) -> Sequence[Address]:
+        return [ip_address(address) for address in addresses]
+
+    return resolver
+
+
+async def sent(sender: WebhookSender, url: str) -> tuple[str, str]:
+    outcome = await sender.send(url, SECRET, "delivery_1", "{}")
+    return outcome.kind, outcome.error
+
+
+async def test_a_name_that_stands_for_this_machine_is_not_called(hooks: HookServer) -> None:
+    """NOTIFY-7: by the machine's own resolver; a name says nothing, its address does."""
+    port = hooks.url.rpartition(":")[2].partition("/")[0]
+    sender = WebhookSender(SystemClock(), allow_private=False)
+    for name in {"localhost", socket.gethostname()}:
+        kind, error = await sent(sender, f"https://{name}:{port}/hook")
+        assert kind == "retry"
+        assert "which webhooks may not call" in error
+    assert hooks.hooks == []
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["10.0.0.8"],
+        ["93.184.216.34", "192.168.1.1"],
+        ["100.64.0.1"],
+        ["0.0.0.0"],
+        ["224.0.0.1"],
+        ["::1"],
+        ["fd00::1"],
+        ["fe80::1"],
+        ["::ffff:127.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        ["2002:7f00:1::"],
+    ],
+)
+async def test_one_private_address_among_those_of_a_name_is_enough_to_refuse(
+    hooks: HookServer, addresses: list[str]
+) -> None:
+    """NOTIFY-7: checked after DNS, every address, in every disguise."""
+    sender = WebhookSender(SystemClock(), allow_private=False, resolver=answering(*addresses))  # type: ignore[arg-type]
+    kind, error = await sent(sender, hooks.url.replace("http://127.0.0.1", "https://hooks.example.com"))
+    assert (kind, "may not call" in error) == ("retry", True)
+    assert hooks.hooks == []
+
+
+async def test_the_metadata_service_is_never_called_and_plain_http_only_at_home() -> None:
+    """NOTIFY-7: not even where private networks are allowed."""
+    for url, address in [("https://x.example/", "169.254.169.254"), ("http://x.example/", "93.184.216.34")]:
+        sender = WebhookSender(SystemClock(), allow_private=True, resolver=answering(address))  # type: ignore[arg-type]
+        kind, error = await sent(sender, url)
+        assert (kind, "may not call" in error) == ("retry", True)
+
+
+async def test_a_redirect_is_not_followed(hooks: HookServer) -> None:
+    """NOTIFY-7: a public receiver cannot send us to a private one."""
+    async with hook_server() as inner:
+        hooks.answers.append(Answer(307, (("Location", inner.url),)))
+        sender = WebhookSender(SystemClock(), allow_private=True)
+        kind, error = await sent(sender, hooks.url)
+        assert (kind, error) == ("retry", "The receiver answered 307: redirects are not followed.")
+        assert inner.hooks == []
+
+
+async def test_proxies_of_the_environment_are_not_used(hooks: HookServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NOTIFY-7: a proxy would resolve the name once more, unchecked."""
+    async with hook_server() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        sender = WebhookSender(SystemClock(), allow_private=True)
+        assert await sent(sender, hooks.url) == ("delivered", "")
+        assert proxy.hooks == []
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_called(certificates: Certificates) -> None:
+    """NOTIFY-7: one look-up only (DNS rebinding), and the certificate is still checked against the name."""
+    asked: list[str] = []
+
+    async def resolver(host: str, port: int) -> Sequence[Address]:
+        asked.append(host)
+        return [IPv6Address("::ffff:127.0.0.1"), IPv4Address("127.0.0.1")][len(asked) % 2 :]
+
+    async with hook_server(certificates.server) as receiver:
+        port = receiver.url.rpartition(":")[2]
+        sender = WebhookSender(SystemClock(), allow_private=True, tls=certificates.client, resolver=resolver)
+        assert await sent(sender, f"https://hooks.example.com:{port}") == ("delivered", "")
+        assert asked == ["hooks.example.com"]
+        assert receiver.hooks[0].headers["host"].startswith("hooks.example.com")
+        kind, error = await sent(sender, f"https://other.example.com:{port}")
+        assert (kind, error) == ("retry", "The call failed: its certificate or TLS is not good.")
+
+
+async def test_receivers_that_misbehave_cost_little(hooks: HookServer) -> None:
+    """NOTIFY-2: too slow, too long, not HTTP, not there."""
+    sender = WebhookSender(SystemClock(), allow_private=True, timeout=0.3)
+    hooks.answers.append(Answer(200, (), b"x" * 1_000_000))
+    assert await sent(sender, hooks.url) == ("delivered", "")
+    hooks.answers.append(Answer(99))
+    assert (await sent(sender, hooks.url))[0] == "retry"
+    hooks.hold = asyncio.Event()
+    assert await sent(sender, hooks.url) == ("retry", "No answer within 0.3 seconds.")
+    hooks.hold.set()
+    nobody = socket.create_server(("127.0.0.1", 0))
+    port = nobody.getsockname()[1]
+    nobody.close()
+    assert await sent(sender, f"http://127.0.0.1:{port}/") == ("retry", "The call failed: no connection.")
+
+    async def unknown(host: str, port: int) -> Sequence[Address]:
+        raise socket.gaierror("no such host")
+
+    lost = WebhookSender(SystemClock(), allow_private=True, resolver=unknown)
+    assert await sent(lost, "https://x.example/") == ("retry", "The call failed: its name has no address.")
