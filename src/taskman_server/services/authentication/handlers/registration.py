@@ -23,7 +23,8 @@ from taskman_server.services.authentication.passwords import check_password
 
 __all__ = ["RegistrationHandlers"]
 
-# Answers leave on the beat: what is different for a new and a known address is shorter than one.
+# Seconds. Answers leave on the beat, counted from the hash that both have: what comes after it takes some 3 ms for a
+# known address and some 12 ms for a new one, and is not to be told apart.
 BEAT: Final = 0.1
 # The owner of an address is mailed once in so long, however often a stranger signs up with it.
 COOL_DOWN: Final = timedelta(minutes=10)
@@ -46,10 +47,10 @@ class RegistrationHandlers:
             raise PermissionDeniedError(
                 "Nobody can sign up here. Ask an administrator for an account.", reason="SIGNUP_CLOSED"
             )
-        started = asyncio.get_running_loop().time()
         email = normal_email(request.email)
         check_password(request.password, email=email, display_name=request.display_name)
         password_hash = await parts.passwords.hash(request.password)
+        hashed = asyncio.get_running_loop().time()
         role = "admin" if settings.signup == "organization" else "member"
         answer = await create_account(
             call,
@@ -66,8 +67,8 @@ class RegistrationHandlers:
             await try_grant_role(call, user, organization, role)
         else:
             await self._report_repeated(call, user, organization)
-        if settings.password_hash == "standard":  # what hashing takes in tests would be lost in the beat
-            past = (asyncio.get_running_loop().time() - started) % BEAT
+        if settings.password_hash == "standard":  # what cheap hashing saves in tests would be lost in the beat
+            past = (asyncio.get_running_loop().time() - hashed) % BEAT
             await asyncio.sleep(BEAT - past)
         return RegisterResponse(email=email, next_step=NEXT_STEP)
 
