@@ -6,8 +6,6 @@ import asyncio
 import email
 import email.policy
 import stat
-from datetime import UTC, datetime
-from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -32,10 +30,7 @@ from taskman_server.kit.events import Event
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.rpc import service_principal
 from taskman_server.services.notifications import SERVICE
-from taskman_server.services.notifications.mail import SmtpSender, build_message
-from taskman_server.services.notifications.templating import Templates
 from tests.store.audit.house import ORGANIZATION, House, Peers, open_house
-from tests.store.notifications.conftest import Certificates
 from tests.store.notifications.receivers import MailServer, part
 from tests.store.support import until
 
@@ -315,59 +310,6 @@ async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(tmp_pat
 
         await until(twice)
         assert list((tmp_path / "mail").iterdir()) == [file]
-
-
-def a_message() -> EmailMessage:
-    rendered = Templates().render("welcome", {"email": "a@example.com"})
-    return build_message(
-        rendered,
-        sender="TaskMan <taskman@example.com>",
-        recipient="ann@example.com",
-        name="Ünï",
-        delivery="delivery_1",
-        time=datetime.now(UTC),
-    )
-
-
-@pytest.mark.parametrize("smtps", [False, True])
-async def test_mail_goes_over_tls_with_a_password(certificates: Certificates, smtps: bool) -> None:
-    """NOTIFY-1: STARTTLS and TLS from the start; the certificate is checked."""
-    server = MailServer(tls=certificates.server, password="s3cret/word", smtps=smtps)
-    try:
-        scheme = "smtps" if smtps else "smtp"
-        url = f"{scheme}://taskman:s3cret%2Fword@127.0.0.1:{server.port}" + ("" if smtps else "?starttls=require")
-        sender = SmtpSender(url, tls=certificates.client)
-        outcome = await sender.send(a_message(), "delivery_1", datetime.now(UTC))
-        assert outcome.kind == "delivered", outcome.error
-        assert server.logins == [("taskman", "s3cret/word")]
-        assert server.mails[0][1]["to"].addresses[0].display_name == "Ünï"
-        distrusting = SmtpSender(url)
-        refused = await distrusting.send(a_message(), "delivery_1", datetime.now(UTC))
-        assert (refused.kind, refused.status_code) == ("retry", 0)
-        assert len(server.logins) == 1
-        wrong = SmtpSender(url.replace("s3cret", "wrong"), tls=certificates.client)
-        outcome = await wrong.send(a_message(), "delivery_1", datetime.now(UTC))
-        assert (outcome.kind, outcome.status_code) == ("retry", 535)
-        assert "wrong" not in outcome.error
-    finally:
-        server.close()
-
-
-async def test_a_server_without_starttls_gets_nothing_where_it_is_required(smtp: MailServer) -> None:
-    """NOTIFY-1: nobody between can talk us out of TLS."""
-    sender = SmtpSender(smtp.url + "?starttls=require")
-    outcome = await sender.send(a_message(), "delivery_1", datetime.now(UTC))
-    assert outcome.kind == "retry"
-    assert "STARTTLS" in outcome.error
-    assert smtp.mails == []
-
-
-async def test_a_mail_server_that_is_away_is_tried_again() -> None:
-    """NOTIFY-5."""
-    server = MailServer()
-    server.close()
-    outcome = await SmtpSender(server.url).send(a_message(), "d", datetime.now(UTC))
-    assert (outcome.kind, outcome.error) == ("retry", "The mail server cannot be used: no connection.")
 
 
 async def test_an_event_that_comes_twice_is_mailed_once(house: House, smtp: MailServer) -> None:

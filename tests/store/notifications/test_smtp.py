@@ -1,0 +1,66 @@
+"""Mail over SMTP: TLS, passwords, servers that are away (NOTIFY-1, NOTIFY-5)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.message import EmailMessage
+
+import pytest
+
+from taskman_server.services.notifications.mail import SmtpSender, build_message
+from taskman_server.services.notifications.templating import Templates
+from tests.store.notifications.conftest import Certificates
+from tests.store.notifications.receivers import MailServer
+
+
+def a_message() -> EmailMessage:
+    rendered = Templates().render("welcome", {"email": "a@example.com"})
+    return build_message(
+        rendered,
+        sender="TaskMan <taskman@example.com>",
+        recipient="ann@example.com",
+        name="Ünï",
+        delivery="delivery_1",
+        time=datetime.now(UTC),
+    )
+
+
+@pytest.mark.parametrize("smtps", [False, True])
+async def test_mail_goes_over_tls_with_a_password(certificates: Certificates, smtps: bool) -> None:
+    """NOTIFY-1: STARTTLS and TLS from the start; the certificate is checked."""
+    server = MailServer(tls=certificates.server, password="s3cret/word", smtps=smtps)
+    try:
+        scheme = "smtps" if smtps else "smtp"
+        url = f"{scheme}://taskman:s3cret%2Fword@127.0.0.1:{server.port}" + ("" if smtps else "?starttls=require")
+        sender = SmtpSender(url, tls=certificates.client)
+        outcome = await sender.send(a_message(), "delivery_1", datetime.now(UTC))
+        assert outcome.kind == "delivered", outcome.error
+        assert server.logins == [("taskman", "s3cret/word")]
+        assert server.mails[0][1]["to"].addresses[0].display_name == "Ünï"
+        distrusting = SmtpSender(url)
+        refused = await distrusting.send(a_message(), "delivery_1", datetime.now(UTC))
+        assert (refused.kind, refused.status_code) == ("retry", 0)
+        assert len(server.logins) == 1
+        wrong = SmtpSender(url.replace("s3cret", "wrong"), tls=certificates.client)
+        outcome = await wrong.send(a_message(), "delivery_1", datetime.now(UTC))
+        assert (outcome.kind, outcome.status_code) == ("retry", 535)
+        assert "wrong" not in outcome.error
+    finally:
+        server.close()
+
+
+async def test_a_server_without_starttls_gets_nothing_where_it_is_required(smtp: MailServer) -> None:
+    """NOTIFY-1: nobody between can talk us out of TLS."""
+    sender = SmtpSender(smtp.url + "?starttls=require")
+    outcome = await sender.send(a_message(), "delivery_1", datetime.now(UTC))
+    assert outcome.kind == "retry"
+    assert "STARTTLS" in outcome.error
+    assert smtp.mails == []
+
+
+async def test_a_mail_server_that_is_away_is_tried_again() -> None:
+    """NOTIFY-5."""
+    server = MailServer()
+    server.close()
+    outcome = await SmtpSender(server.url).send(a_message(), "d", datetime.now(UTC))
+    assert (outcome.kind, outcome.error) == ("retry", "The mail server cannot be used: no connection.")
