@@ -16,7 +16,7 @@ from pathlib import Path
 from taskman_server.kit.broker import Delivery, Message
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.broker.queue import QueueDeliveries
-from taskman_server.kit.db import Transaction
+from taskman_server.kit.db import Row, Transaction
 from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.outbox import Consumer, Event, Outbox, Relay, Subscription
 from tests.store.support import EFFECT, PUT, an_event, create_tables, until
@@ -61,6 +61,16 @@ class Broker(EmbeddedBroker):
         self.fate.at("after publish")
 
 
+class Dying(Relay):
+    """The real relay, with a step after the rows of a batch are deleted."""
+
+    fate: Fate
+
+    async def _publish(self, rows: Sequence[Row]) -> None:
+        await super()._publish(rows)
+        self.fate.at("after delete")
+
+
 async def main(folder: Path, writes: int, step: str, turn: int) -> None:
     fate = Fate(step, turn)
     db = SqliteDatabase(folder / "service.db")
@@ -83,7 +93,8 @@ async def main(folder: Path, writes: int, step: str, turn: int) -> None:
         await tx.execute(EFFECT, event_id=event.id, key=event.key)
         fate.at("before effect's commit")
 
-    relay = Relay(db, broker, batch=3)
+    relay = Dying(db, broker, batch=3)
+    relay.fate = fate
     outbox = Outbox(relay.wake)
     consumer = Consumer(db, broker, Subscription("tasks.task", ["#"], handle, delivery_limit=3, batch=4))
     await consumer.start()
@@ -105,10 +116,7 @@ async def main(folder: Path, writes: int, step: str, turn: int) -> None:
     async def settled() -> bool:
         pending = await relay.pending()
         stats = (await broker.stats())["tasks.task"]
-        if pending == stats.ready == stats.unsettled == 0:
-            return True
-        fate.at("after delete" if pending == 0 else "")
-        return False
+        return bool(pending == stats.ready == stats.unsettled == 0)
 
     await until(settled, seconds=60)
     await consumer.stop()
