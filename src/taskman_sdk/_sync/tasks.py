@@ -473,7 +473,8 @@ class Tasks(Resource[AsyncTasks]):
         Args:
             project: The project: an id or a key.
             tasks: The tasks, in the order that their keys are to have. `state`, `create_time` and `external_id`
-                are taken over.
+                are taken over, and `key` too where it is one of the project's and free; else the task gets the
+                next one.
             idempotency_key: under this key the call takes effect once; made for you when not given.
             timeout: seconds for the whole call with its retries; the client's when not given.
             extra_headers: headers to send beside the SDK's own.

@@ -69,6 +69,7 @@ class Row:
     create_time: datetime | None = None
     due_time: datetime | None = None
     external_id: str = ""
+    key: str = ""
 
 
 def decode(data: bytes) -> str:
@@ -183,6 +184,7 @@ def _row(line: int, values: dict[str, str], seen: Counter[str]) -> Row | BadRow:
             create_time=_time("created_at", values.get("created_at", "").strip()),
             due_time=_time("due_at", values.get("due_at", "").strip()),
             external_id=_at_most("external_id", external_id, 200),
+            key=values.get("key", "").strip(),
         )
     except ValueError as error:
         return BadRow(line, str(error))
@@ -201,9 +203,10 @@ def _at_most(name: str, text: str, limit: int) -> str:
 def _title(text: str) -> str:
     if not text.strip():
         raise ValueError("title is empty")
-    if "\n" in text.strip() or "\r" in text.strip():
+    line = text.strip("\r\n")
+    if "\n" in line or "\r" in line:
         raise ValueError("title has several lines; what follows the first belongs into description")
-    return _at_most("title", text, 500)
+    return _at_most("title", line, 500)
 
 
 def _project(key: str) -> str:

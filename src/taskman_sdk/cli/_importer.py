@@ -209,7 +209,7 @@ class Importer:
         values = {
             "title": row.title, "description": row.description, "state": row.state, "priority": row.priority,
             "labels": row.labels, "assignees": list(dict.fromkeys(assignees)), "create_time": row.create_time,
-            "due_time": row.due_time, "external_id": row.external_id,
+            "due_time": row.due_time, "external_id": row.external_id, "key": row.key,
         }  # fmt: skip
         return {name: value for name, value in values.items() if value}
 

@@ -186,11 +186,30 @@ async def test_five_thousand_real_tasks_come_in_and_go_out_as_they_are(house: Ho
     by_id = {task.external_id: task for task in exported}
     for task in tasks:
         got = by_id[task.external_id]
-        assert (got.title, got.description, got.state) == (task.title.strip(), task.description, task.state)
+        assert (got.title, got.description, got.state) == (task.title, task.description, task.state)
         assert (got.priority, list(got.labels), list(got.assignees)) == (
             task.priority, list(task.labels), list(task.assignees),
         )  # fmt: skip
         assert (got.create_time, got.due_time) == (task.create_time, task.due_time)
+
+
+async def test_a_key_that_is_free_comes_along(house: House) -> None:
+    """TASK-9: what people wrote into mails still leads to the task after a move; nothing is made twice."""
+    ann = house.peers.user()
+    await house.project(ann)
+    first = await _import(
+        house,
+        ann,
+        Task(title="a", key="WEB-7"),
+        Task(title="b"),
+        Task(title="c", key="web-3"),
+        Task(title="d", key="OTHER-1"),
+        Task(title="e", key="WEB-7"),
+        Task(title="f", key="WEB-007"),
+    )
+    assert [result.key for result in first] == ["WEB-7", "WEB-8", "WEB-3", "WEB-9", "WEB-10", "WEB-11"]
+    second = await _import(house, ann, Task(title="g", key="WEB-3"), Task(title="h", key="WEB-5"))
+    assert [result.key for result in second] == ["WEB-12", "WEB-5"]
 
 
 async def test_an_export_holds_what_one_may_see_and_the_filter_lets_through(house: House) -> None:

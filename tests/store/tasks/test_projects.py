@@ -102,7 +102,7 @@ async def test_an_update_changes_what_the_mask_names_and_nothing_else(house: Hou
     made = await house.project(ann)
     await house.events()
     house.clock.advance(5)
-    wanted = Project(id="web", display_name=" New ", description="Why", visibility="organization")
+    wanted = Project(id="web", display_name="New", description="Why", visibility="organization")
     changed = await _update(house, ann, wanted, "display_name", "visibility")
     assert (changed.display_name, changed.description, changed.visibility) == ("New", "", "organization")
     assert changed.etag != made.etag

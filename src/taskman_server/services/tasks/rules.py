@@ -29,6 +29,7 @@ __all__ = [
     "draft",
     "invalid",
     "move",
+    "number_of",
     "time_of",
     "users_with",
 ]
@@ -214,17 +215,16 @@ def clean_text(text: str) -> str:
 
 
 def clean_line(text: str) -> str:
-    """A text of one line, without space around it.
+    """A text of one line, as it was given.
 
     Raises:
-        ValueError: it is empty, or holds a line break or a NUL character.
+        ValueError: it is empty or blank, or holds a line break or a NUL character.
     """
-    line = clean_text(text).strip()
-    if not line:
+    if not clean_text(text).strip():
         raise ValueError("must not be empty")
-    if "\n" in line or "\r" in line:
+    if "\n" in text or "\r" in text:
         raise ValueError("must be one line: remove the line break")
-    return line
+    return text
 
 
 def clean_labels(labels: Iterable[str]) -> list[str]:
@@ -236,7 +236,7 @@ def clean_labels(labels: Iterable[str]) -> list[str]:
     cleaned: dict[str, None] = {}
     for index, label in enumerate(labels):
         try:
-            cleaned[clean_line(label)] = None
+            cleaned[clean_line(label.strip())] = None
         except ValueError as error:
             raise ValueError(f"label {index + 1} {error}") from None
     return list(cleaned)
@@ -256,6 +256,13 @@ def time_of(value: Timestamp | None) -> datetime | None:
         return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
     except OverflowError:
         raise ValueError("is not a time in the years 1 to 9999") from None
+
+
+def number_of(key: str, project_key: str) -> int:
+    """The number in a task's key; 0 where it is no key of the project."""
+    prefix, _, number = key.rpartition("-")
+    good = prefix == project_key and number.isascii() and number.isdecimal() and len(number) <= 9
+    return int(number) if good and not number.startswith("0") else 0
 
 
 def check_times(start: datetime | None, due: datetime | None) -> None:
@@ -280,6 +287,7 @@ class Draft:
     labels: list[str]
     assignees: list[str]
     external_id: str
+    key: str
     start_time: datetime | None
     due_time: datetime | None
     create_time: datetime | None
@@ -306,6 +314,7 @@ def draft(task: Task, workflow: Workflow) -> tuple[Draft, list[FieldViolation]]:
         labels=read("labels", clean_labels, task.labels),
         assignees=list(dict.fromkeys(task.assignees)),
         external_id=read("external_id", clean_text, task.external_id),
+        key=task.key.upper(),
         start_time=read("start_time", time_of, task.start_time),
         due_time=read("due_time", time_of, task.due_time),
         create_time=read("create_time", time_of, task.create_time),

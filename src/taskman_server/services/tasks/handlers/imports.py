@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -110,9 +111,11 @@ class ImportHandlers(TaskHandlers):
         results: Sequence[ImportResult],
     ) -> None:
         """Makes the tasks, with their events in the order of their keys."""
-        number = await self.projects.allot(tx, project, len(fresh))
+        numbers = await self._numbers(tx, project, [draft for _, draft in fresh])
         creator, now = actor(call), call.now
-        rows = [new_task(project, number + place, draft, creator, now) for place, (_, draft) in enumerate(fresh)]
+        rows = [
+            new_task(project, number, draft, creator, now) for number, (_, draft) in zip(numbers, fresh, strict=True)
+        ]
         await self.tasks.insert(tx, rows)
         for place, ((index, _), values) in enumerate(zip(fresh, rows, strict=True)):
             if place % _TURN == _TURN - 1:
@@ -120,6 +123,24 @@ class ImportHandlers(TaskHandlers):
             task = await self._tell_created(call, tx, values)
             result = results[index]
             result.task, result.key, result.created = task.id, task.key, True
+
+    async def _numbers(self, tx: Any, project: Row, drafts: Sequence[rules.Draft]) -> list[int]:
+        """A number for each task: its own where it brings one that is free, else the next."""
+        own = [rules.number_of(draft.key, project.key) for draft in drafts]
+        taken = await self.tasks.taken(
+            tx, project.organization, {f"{project.key}-{number}" for number in own if number}
+        )
+        used: set[int] = set()
+        for place, number in enumerate(own):
+            if number in used or f"{project.key}-{number}" in taken:
+                own[place] = 0
+            used.add(number)
+        if max(own):
+            await self.projects.reserve(tx, project, max(own))
+        if without := own.count(0):
+            following = itertools.count(await self.projects.allot(tx, project, without))
+            own = [number or next(following) for number in own]
+        return own
 
 
 def _shape_problem(task: Task) -> str:

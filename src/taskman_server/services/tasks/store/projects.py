@@ -34,6 +34,15 @@ _ALLOT: Final = Statement(
     .values(last_number=PROJECTS.c.last_number + bindparam("count", type_=PROJECTS.c.last_number.type))
     .returning(PROJECTS.c.last_number)
 )
+_RESERVE: Final = Statement(
+    update(PROJECTS)
+    .where(
+        PROJECTS.c.id == bindparam("project_id"),
+        PROJECTS.c.organization == bindparam("organization_id"),
+        PROJECTS.c.last_number < bindparam("number", type_=PROJECTS.c.last_number.type),
+    )
+    .values(last_number=bindparam("number", type_=PROJECTS.c.last_number.type))
+)
 _MEMBER_INSERT: Final = Statement(insert(MEMBERS).values({c.name: bindparam(c.name, type_=c.type) for c in MEMBERS.c}))
 _MEMBER_DELETE: Final = Statement(
     delete(MEMBERS).where(
@@ -72,7 +81,7 @@ class ProjectStore:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        db.prepare(_BY_ID, _BY_KEY, _INSERT, _UPDATE, _ALLOT, _MEMBER_INSERT, _MEMBER_DELETE)
+        db.prepare(_BY_ID, _BY_KEY, _INSERT, _UPDATE, _ALLOT, _RESERVE, _MEMBER_INSERT, _MEMBER_DELETE)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
         """A project by id, or by key in any case."""
@@ -114,6 +123,10 @@ class ProjectStore:
         row = await tx.fetch_one(_ALLOT, project_id=project.id, organization_id=project.organization, count=count)
         assert row is not None, "a project is never deleted"
         return int(row.last_number) - count + 1
+
+    async def reserve(self, tx: Transaction, project: Row, number: int) -> None:
+        """Numbers go on above `number`, which a task has brought along (TASK-9)."""
+        await tx.execute(_RESERVE, project_id=project.id, organization_id=project.organization, number=number)
 
     @staticmethod
     async def _insert_member(tx: Transaction, project: str, organization: str, user: str, role: str) -> None:

@@ -41,6 +41,11 @@ _EXTERNAL: Final = Statement(
         TASKS.c.organization == bindparam("organization"),
     )
 )
+_KEYS: Final = Statement(
+    select(TASKS.c.key).where(
+        TASKS.c.organization == bindparam("organization"), TASKS.c.key.in_(bindparam("keys", expanding=True))
+    )
+)
 _INSERT: Final = Statement(
     insert(TASKS)
     .values({c.name: bindparam(c.name, type_=c.type) for c in TASKS.c if c.name != "seq"})
@@ -143,6 +148,13 @@ class TaskStore:
             return {}
         rows = await tx.fetch_all(_EXTERNAL, project=project.id, organization=project.organization, external_ids=wanted)
         return {row.external_id: (row.id, row.key) for row in rows}
+
+    async def taken(self, tx: Transaction, organization: str, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that a task has, in the trash or not."""
+        wanted = list(keys)
+        if not wanted:
+            return set()
+        return {row.key for row in await tx.fetch_all(_KEYS, organization=organization, keys=wanted)}
 
     async def insert(self, tx: Transaction, tasks: Sequence[Mapping[str, Any]]) -> None:
         """New tasks. The mappings hold the columns of `tasks` but `seq` and those that only sort.

@@ -1172,7 +1172,8 @@ class ImportTasksRequest(Message[_ImportTasksRequestFields]):
             string project = 1;
             ```
         tasks:
-            The tasks, in the order that their keys are to have. `state`, `create_time` and `external_id` are taken over.
+            The tasks, in the order that their keys are to have. `state`, `create_time` and `external_id` are taken over, and
+            `key` too where it is one of the project's and free; else the task gets the next one.
 
             ```proto
             repeated taskman.task.v1.Task tasks = 2;
