@@ -80,6 +80,7 @@ async def test_an_event_that_is_delivered_again_makes_no_second_record(house: Ho
     await house.tamper("DELETE FROM inbox")
     await house.publish(event, a_task_event(house))
     assert await house.rows("SELECT count(*) FROM records") == [(2,)]
+    assert (await house.broker.stats())["audit.all"].dead == 0
     assert (await verified(house)).valid
 
 
