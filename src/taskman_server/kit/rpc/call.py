@@ -121,6 +121,7 @@ class Context:
         kind = contract.event(name)
         assert isinstance(payload, kind.payload), f"{name} carries {kind.payload.__name__}"
         principal = self.principal
+        actor = actor or principal.actor or principal.id
         event = Event(
             id=new_id("event"),
             source=f"/taskman/{self.runtime.name}",
@@ -128,8 +129,8 @@ class Context:
             subject=subject,
             time=self.now,
             organization=organization or principal.organization,
-            actor=actor or principal.actor or principal.id,
-            actortype="user" if principal.actor.startswith("user_") else principal.type,
+            actor=actor,
+            actortype="user" if actor.startswith("user_") else principal.type,
             requestid=self.request_id,
             traceparent=self.traceparent,
             partitionkey=subject,
