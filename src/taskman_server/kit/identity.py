@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cachebox import TTLCache
 
 from taskman_sdk import contract
+from taskman_sdk.errors import UnauthenticatedError
 from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import ValidateTokenRequest, ValidateTokenResponse
 from taskman_server.kit.rpc.call import Principal, service_principal
 from taskman_server.kit.rpc.channel import CallOptions, Channels
@@ -24,6 +25,8 @@ __all__ = ["TTL", "Authenticator"]
 
 TTL: Final = 1.0
 SIZE: Final = 10_000
+LONGEST: Final = 8192
+"""No token of ours is longer; ValidateToken takes no longer one."""
 
 
 class Identified(Protocol):
@@ -49,6 +52,8 @@ class Authenticator:
         Raises:
             UnauthenticatedError: it is not good, expired, or its session has ended.
         """
+        if len(token) > LONGEST:
+            raise UnauthenticatedError("The access token is not valid. Sign in again.", reason="TOKEN_INVALID")
         # Hashed: a memory dump of the cache gives away no token.
         key = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=20).digest()
         known = self._known.get(key)
