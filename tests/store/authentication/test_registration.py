@@ -126,9 +126,7 @@ async def test_no_password_leaves_the_service(house: House) -> None:
     assert row.password_hash.startswith("$argon2id$")
 
 
-@pytest.mark.parametrize(
-    ("signup", "reason"), [("closed", "SIGNUP_CLOSED"), ("invite", "SIGNUP_CLOSED")]
-)
+@pytest.mark.parametrize(("signup", "reason"), [("closed", "SIGNUP_CLOSED"), ("invite", "SIGNUP_CLOSED")])
 async def test_where_sign_up_is_closed_nobody_gets_in(tmp_path: Path, signup: str, reason: str) -> None:
     """OPEN-POINTS 22: the answer is the same for every address, and nothing was looked up."""
     async with open_house(tmp_path, events=False, signup=signup) as house:

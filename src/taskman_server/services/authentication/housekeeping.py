@@ -40,9 +40,7 @@ class Housekeeper:
         async with self._runtime.db.transaction(durable=False, offload=True) as tx:
             return (
                 await self._store.prune_sessions(tx, before)
-                + await self._store.prune_requests(
-                    tx, tokens=before, failures=before, known=now - _KEEP_ADDRESSES
-                )
+                + await self._store.prune_requests(tx, tokens=before, failures=before, known=now - _KEEP_ADDRESSES)
                 + await self._store.prune_registrations(tx, before)
                 + await self._store.prune_signing_keys(tx, before)
             )

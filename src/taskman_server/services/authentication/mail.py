@@ -125,9 +125,7 @@ class MailWorker:
         async with self._runtime.db.transaction() as tx:
             await self._store.delete_mail(tx, row.id)
             await self._store.set_throttle(tx, sent, 1, now)
-            data = AuthenticationEvent(
-                user=credential.user_id, ip_address=row.ip_address, user_agent=row.user_agent
-            )
+            data = AuthenticationEvent(user=credential.user_id, ip_address=row.ip_address, user_agent=row.user_agent)
             await context.emit(tx, "auth.password.reset_requested", data, subject=credential.user_id)
 
     def _context(self, row: Row, credential: Row) -> Context:

@@ -71,9 +71,7 @@ ORDERS: Mapping[str, Column[Any]] = {
 
 _GET = Statement(select(USERS).where(_C.organization == bindparam("organization"), _C.id == bindparam("id")))
 _GET_LOCKED = Statement(
-    select(USERS)
-    .where(_C.organization == bindparam("organization"), _C.id == bindparam("id"))
-    .with_for_update()
+    select(USERS).where(_C.organization == bindparam("organization"), _C.id == bindparam("id")).with_for_update()
 )
 # The two that look across organizations: an address is unique everywhere, a registration has no organization yet.
 _BY_EMAIL = Statement(select(USERS).where(_C.email == bindparam("email")))

@@ -35,9 +35,7 @@ class TokenHandlers:
         ):
             raise UnauthenticatedError("The session has ended. Sign in again.", reason="SESSION_ENDED")
         return ValidateTokenResponse(
-            principal=Principal(
-                id=claims.user, type="user", organization=claims.organization, session=claims.session
-            ),
+            principal=Principal(id=claims.user, type="user", organization=claims.organization, session=claims.session),
             expire_time=Timestamp.from_seconds(claims.expires),
         )
 

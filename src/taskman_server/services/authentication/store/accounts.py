@@ -102,9 +102,10 @@ class AccountStore:
                     update_time=now,
                 )
         except UniqueViolation as error:
-            if "user_id" not in error.columns and await tx.fetch_one(
-                _BY_USER, user_id=user, organization=organization
-            ) is None:
+            if (
+                "user_id" not in error.columns
+                and await tx.fetch_one(_BY_USER, user_id=user, organization=organization) is None
+            ):
                 raise
             if password_hash is not None:
                 await tx.execute(_ATTACH, user=user, password_hash=password_hash, update_time=now)

@@ -52,9 +52,7 @@ _REPORT_THROTTLE = Statement(
 )
 _DELETE_THROTTLE = Statement(delete(THROTTLES).where(_H.key == bindparam("name")))
 _PRUNE_THROTTLES = Statement(delete(THROTTLES).where(_H.last_time < bindparam("before")))
-_KNOWN = Statement(
-    select(_K.last_time).where(_K.user_id == bindparam("user"), _K.prefix == bindparam("address"))
-)
+_KNOWN = Statement(select(_K.last_time).where(_K.user_id == bindparam("user"), _K.prefix == bindparam("address")))
 _INSERT_KNOWN = Statement(insert(KNOWN_ADDRESSES))
 _TOUCH_KNOWN = Statement(
     update(KNOWN_ADDRESSES)
