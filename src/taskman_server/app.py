@@ -38,6 +38,7 @@ from taskman_server.kit.rpc import (
     ServiceParts,
     Worker,
 )
+from taskman_server.kit.rpc.idempotency import IdempotencyPruner
 from taskman_server.kit.rpc.server import GrpcServer
 from taskman_server.kit.telemetry import Telemetry
 from taskman_server.services.audit import SERVICE as AUDIT
@@ -241,7 +242,8 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         for service in services:
             service.relay.start()
             stack.push_async_callback(service.relay.stop)
-            service.tasks = [asyncio.create_task(_keep_running(worker, telemetry)) for worker in service.parts.workers]
+            workers: list[Worker] = [IdempotencyPruner(service.runtime), *service.parts.workers]
+            service.tasks = [asyncio.create_task(_keep_running(worker, telemetry)) for worker in workers]
             stack.push_async_callback(_cancel, service.tasks)
         ready = _Readiness(services, broker)
         gateway = Gateway(

@@ -255,7 +255,8 @@ def _parameters(method: contract.Method, desc: DescMessage, schemas: _Schemas) -
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "Repeating the request with the same key answers the same and does nothing twice.",
+                "description": "Repeating the request with the same key within 24 hours answers the same, and does "
+                "nothing twice.",
                 "schema": {"type": "string", "maxLength": 255},
             }
         )

@@ -6,22 +6,27 @@ refused (422), one while the first is still at work too (409). A failed call lea
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from taskman_sdk import codec
 from taskman_sdk.errors import AbortedError, InvalidArgumentError
-from taskman_server.kit.db import UniqueViolation
-from taskman_server.kit.outbox import IDEMPOTENCY_INSERT, IDEMPOTENCY_SELECT
+from taskman_server.kit.db import DatabaseError, UniqueViolation
+from taskman_server.kit.outbox import IDEMPOTENCY_INSERT, IDEMPOTENCY_PRUNE, IDEMPOTENCY_SELECT
 
 if TYPE_CHECKING:
     from taskman_server.kit.rpc.call import Call
     from taskman_server.kit.rpc.runtime import Runtime
 
-__all__ = ["Idempotency"]
+__all__ = ["KEPT", "Idempotency", "IdempotencyPruner"]
 
-MAX_KEY = 255
+MAX_KEY: Final = 255
+KEPT: Final = timedelta(hours=24)
+"""How long a key is remembered."""
+_PRUNE_SECONDS: Final = 900.0
 
 
 class Idempotency:
@@ -83,6 +88,27 @@ class Idempotency:
             response=codec.to_binary(answer),
             create_time=call.now,
         )
+
+
+class IdempotencyPruner:
+    """Forgets keys that are older than `KEPT`. A `Worker` of every service."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        while True:
+            try:
+                await self.prune()
+            except DatabaseError as error:
+                self._runtime.telemetry.log.warning("old idempotency keys stay for now", error=str(error))
+            await asyncio.sleep(_PRUNE_SECONDS)
+
+    async def prune(self) -> None:
+        """Forgets once."""
+        async with self._runtime.db.transaction(durable=False, offload=True) as tx:
+            await tx.execute(IDEMPOTENCY_PRUNE, before=self._runtime.clock.now() - KEPT)
 
 
 def _scope(call: Call) -> str:
