@@ -109,7 +109,7 @@ async def _problem(request: Request, error: Exception) -> Response:
         known = UnimplementedError(
             f"{request.url.path} does not take {request.method}.",
             reason="METHOD_NOT_ALLOWED",
-            metadata={"allow": (error.headers or {}).get("Allow", "GET, HEAD")},
+            metadata={"allow": ", ".join(sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", ")))},
         )
     known.request_id = request_id_of(request.headers.get("x-request-id", ""))
     status, body, headers = problem(known, request.url.path)

@@ -101,7 +101,7 @@ class Router:
             if found is not None:
                 return found
         name, colon, custom = segment.rpartition(":")
-        if colon and (child := node.children.get(f"{_PARAMETER}:{custom}")) is not None:
+        if name and colon and (child := node.children.get(f"{_PARAMETER}:{custom}")) is not None:
             return self._walk(child, segments, index + 1, (*values, unquote(name)), verb, allowed)
         child = node.children.get(_PARAMETER)
         if child is None or not segment:
