@@ -58,9 +58,5 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     root.setLevel(number)
     # The gateway writes one line a request itself; httpx would print addresses with tokens of links; the first start
     # need not tell of each table that it makes.
-    for name, quiet in (
-        ("uvicorn.access", logging.CRITICAL),
-        ("httpx", logging.WARNING),
-        ("httpcore", logging.WARNING),
-    ):
-        logging.getLogger(name).setLevel(quiet)
+    for name in ("uvicorn", "httpx", "httpcore", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
