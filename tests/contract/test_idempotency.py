@@ -363,13 +363,11 @@ async def test_a_key_is_its_owners_alone(site: Site) -> None:
     assert [answer.value["members"][0]["user"] for answer in answers] == [ann.id, bob.id]
 
 
-@pytest.mark.parametrize("key", ["x" * 256, "tab\there"])
+@pytest.mark.parametrize("key", ["x" * 256, "k" * 4000])
 async def test_a_malformed_key_is_refused(site: Site, key: str) -> None:
     """GATE-5."""
     ann = await site.person("Ann")
     request = {"project": {"key": project_key(), "display_name": "x"}}
-    if site.wire.name == "grpc" and "\t" in key:
-        pytest.skip("gRPC refuses to send such metadata")
     error = await ann.refused("TaskService.CreateProject", request, {"idempotency-key": key})
     assert (type(error), error.reason) == (InvalidArgumentError, "IDEMPOTENCY_KEY_INVALID")
 
