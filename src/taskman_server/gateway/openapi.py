@@ -176,7 +176,7 @@ def document(server_url: str, services: Iterable[contract.Service] | None = None
     paths: dict[str, dict[str, Any]] = {}
     for method in (method for service in described for method in service.methods.values()):
         if method.route is not None:
-            operations = paths.setdefault(method.route.template, {})
+            operations = paths.setdefault(_path(method.route), {})
             operations[method.route.verb.lower()] = _operation(method, schemas)
     return {
         "openapi": "3.1.0",
@@ -200,6 +200,11 @@ def document(server_url: str, services: Iterable[contract.Service] | None = None
             },
         },
     }
+
+
+def _path(route: contract.Route) -> str:
+    """The path as OpenAPI has it: `/v1/users/{user.id}` and `/v1/users/{user}` must be one path there."""
+    return re.sub(r"\{(\w+)\.[\w.]+\}", r"{\1}", route.template)
 
 
 def _operation(method: contract.Method, schemas: _Schemas) -> dict[str, Any]:
@@ -242,7 +247,9 @@ def _parameters(method: contract.Method, desc: DescMessage, schemas: _Schemas) -
         owner, field = _find(desc, path)
         schema = schemas.field(owner, field)
         text = schema.pop("description", "")
-        found.append({"name": path, "in": "path", "required": True, "description": text, "schema": schema})
+        found.append(
+            {"name": path.split(".")[0], "in": "path", "required": True, "description": text, "schema": schema}
+        )
     taken = {path.split(".")[0] for path in route.parameters} | {route.body}
     if route.body != "*":
         for field in desc.fields:
