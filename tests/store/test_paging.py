@@ -172,7 +172,7 @@ def test_a_token_is_for_its_query_only() -> None:
     for other in (QUERY | {"filter": ""}, QUERY | {"organization": "org_2"}, {}):
         with pytest.raises(BadPageToken) as caught:
             PAGER.decode(token, other)
-        assert caught.value.reason == "other_query"
+        assert caught.value.fault == "other_query"
 
 
 @given(st.data())
@@ -186,7 +186,7 @@ def test_a_token_cannot_be_forged(data: st.DataObject) -> None:
     for bad in (forged, foreign, data.draw(st.text()), "", "A", token[:-4], token + "AAAA", "A" * 10_000, token + "é"):
         with pytest.raises(BadPageToken) as caught:
             PAGER.decode(bad, QUERY)
-        assert caught.value.reason == "malformed"
+        assert caught.value.fault == "malformed"
 
 
 def test_misuse_is_told() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 from protobuf import DescField, DescFieldValueList, DescFieldValueMessage, DescFieldValueScalar, ScalarType
+from sqlalchemy import ColumnElement
 
 from taskman_sdk import codec
 from taskman_sdk.errors import FieldViolation, InvalidArgumentError
@@ -24,7 +26,7 @@ from taskman_server.kit.cel import (
     record,
 )
 
-__all__ = ["PRINCIPAL", "bad_expression", "compile_filter", "list_environment", "policy_environment"]
+__all__ = ["PRINCIPAL", "bad_expression", "compile_filter", "list_environment", "plan_filter", "policy_environment"]
 
 PRINCIPAL = record({"id": STRING, "type": STRING, "organization": STRING, "roles": list_of(STRING)})
 # A plan is all conditions about a permission in one text; each of them was checked by itself against the defaults.
@@ -69,6 +71,18 @@ def compile_filter(environment: Environment, text: str) -> Program | None:
         return None
     try:
         return environment.compile(text)
+    except CelError as error:
+        raise bad_expression(error, "filter") from None
+
+
+def plan_filter(program: Program, columns: Mapping[str, Any], now: datetime) -> ColumnElement[bool]:
+    """The WHERE of a filter that was compiled.
+
+    Raises:
+        InvalidArgumentError: a database cannot search by it; the position is named.
+    """
+    try:
+        return program.plan(columns, {"now": now})
     except CelError as error:
         raise bad_expression(error, "filter") from None
 

@@ -19,30 +19,43 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
+from taskman_sdk.errors import FieldViolation, InvalidArgumentError
 from taskman_server.kit.db.types import from_micros, to_micros
 
 R = TypeVar("R")
 
-Reason: TypeAlias = Literal["malformed", "other_query"]
+Fault: TypeAlias = Literal["malformed", "other_query"]
 Value: TypeAlias = str | int | float | bool | datetime | None
 
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
 _VERSION = 1
 _SIGNATURE = 16
 _MAX_LENGTH = 4096
-_TEXTS: dict[Reason, str] = {
+_TEXTS: dict[Fault, str] = {
     "malformed": "the page token is not one of this server's: pass next_page_token on as it was given",
     "other_query": "the page token belongs to another query: keep filter, order_by and parent the same between pages,"
     " or start again without a token",
 }
 
 
-class BadPageToken(ValueError):
-    """A page token cannot be used; `reason` is `malformed` or `other_query`."""
+class BadPageToken(InvalidArgumentError):
+    """A page token cannot be used; `fault` is `malformed` or `other_query`."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, fault: Fault) -> None:
         """Say why, and what to do."""
-        super().__init__(_TEXTS[reason])
-        self.reason = reason
+        text = _TEXTS[fault]
+        super().__init__(
+            f"page_token cannot be used: {text}.",
+            reason="PAGE_TOKEN_INVALID",
+            field_violations=[FieldViolation("page_token", text, fault)],
+        )
+        self.fault = fault
+
+
+def page_size(asked: int) -> int:
+    """How many rows a page has: the default for 0, never more than the most (AIP-158)."""
+    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 class Pager:

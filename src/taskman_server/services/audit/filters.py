@@ -10,8 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from taskman_sdk.errors import FieldViolation, InvalidArgumentError
-from taskman_server.kit.cel import INT, STRING, TIMESTAMP, CelError, Environment
-from taskman_server.kit.filters import bad_expression, compile_filter
+from taskman_server.kit.cel import INT, STRING, TIMESTAMP, Environment
+from taskman_server.kit.filters import compile_filter, plan_filter
 from taskman_server.services.audit.store import RECORDS
 
 __all__ = ["condition"]
@@ -43,9 +43,7 @@ def condition(text: str, now: datetime) -> sa.ColumnElement[bool] | None:
     hidden = _TYPE.sub(lambda match: match["other"] or _HIDDEN, text)
     try:
         program = compile_filter(_ENVIRONMENT, hidden)
-        return None if program is None else program.plan(_COLUMNS, {"now": now})
-    except CelError as error:
-        raise _shown(bad_expression(error, "filter")) from None
+        return None if program is None else plan_filter(program, _COLUMNS, now)
     except InvalidArgumentError as error:
         raise _shown(error) from None
 

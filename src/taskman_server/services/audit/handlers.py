@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from taskman_sdk import codec
-from taskman_sdk.errors import FieldViolation, InvalidArgumentError
 from taskman_sdk.proto.taskman.audit.v1.audit_pb import (
     AuditEvent,
     AuditRead,
@@ -19,7 +18,7 @@ from taskman_sdk.proto.taskman.audit.v1.audit_pb import (
     VerifyEventsRequest,
     VerifyEventsResponse,
 )
-from taskman_server.kit.paging import BadPageToken, page
+from taskman_server.kit.paging import page, page_size
 from taskman_server.kit.rpc.call import Call, not_found
 from taskman_server.kit.rpc.runtime import Runtime
 from taskman_server.services.audit.filters import condition
@@ -28,8 +27,6 @@ from taskman_server.services.audit.store import POLICY_COLUMNS, AuditStore
 
 __all__ = ["AuditHandlers"]
 
-PAGE_SIZE: Final = 50
-MAX_PAGE_SIZE: Final = 1000
 # So many records are hashed in a thread at a time, some 2 ms, before the loop is looked after again.
 WALK_PAGE: Final = 200
 
@@ -48,7 +45,7 @@ class AuditHandlers:
         organization = call.principal.organization
         query = {"list": "audit", "organization": organization, "filter": request.filter}
         before = self._before(request.page_token, query)
-        size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+        size = page_size(request.page_size)
         conditions = [] if wanted is None else [wanted]
         if scope.program is not None:
             conditions.append(scope.program.plan(POLICY_COLUMNS, scope.constants))
@@ -107,14 +104,7 @@ class AuditHandlers:
     def _before(self, token: str, query: Mapping[str, Any]) -> int | None:
         if not token:
             return None
-        try:
-            (sequence,) = self._runtime.pager.decode(token, query)
-        except BadPageToken as error:
-            raise InvalidArgumentError(
-                f"page_token cannot be used: {error}.",
-                reason="PAGE_TOKEN_INVALID",
-                field_violations=[FieldViolation("page_token", str(error), error.reason)],
-            ) from None
+        (sequence,) = self._runtime.pager.decode(token, query)
         assert isinstance(sequence, int)
         return sequence
 

@@ -23,12 +23,11 @@ from taskman_sdk.proto.taskman.user.v1.user_pb import (
     UserEvent,
 )
 from taskman_server.kit import filters
-from taskman_server.kit.cel import CelError
 from taskman_server.kit.db import Row, Transaction, UniqueViolation
 from taskman_server.kit.emails import normal_email
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.masks import changed_paths
-from taskman_server.kit.paging import BadPageToken, Keyset, page
+from taskman_server.kit.paging import Keyset, page, page_size
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.users import rules
@@ -41,8 +40,6 @@ DEFAULT_ORGANIZATION: Final = "default"
 DEFAULT_ROLE: Final = "member"
 ME: Final = "me"
 READ: Final = "users.read"
-PAGE_SIZE: Final = 50
-MAX_PAGE_SIZE: Final = 1000
 _FILTER: Final = filters.list_environment(User)
 
 
@@ -112,7 +109,7 @@ class UserHandlers:
         visible = await self._visible(call)
         if visible is None:
             return ListUsersResponse()
-        size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+        size = page_size(request.page_size)
         rows = await self._store.page(call.principal.organization, [*conditions, *visible], order, size + 1)
         shown, more = page(rows, size)
         token = self._runtime.pager.encode(query, order.values(shown[-1])) if more else ""
@@ -239,20 +236,10 @@ class UserHandlers:
         program = filters.compile_filter(_FILTER, text)
         if program is None:
             return []
-        try:
-            return [program.plan(FILTER_COLUMNS, {"now": call.now})]
-        except CelError as error:
-            raise filters.bad_expression(error, "filter") from None
+        return [filters.plan_filter(program, FILTER_COLUMNS, call.now)]
 
     def _after(self, token: str, query: dict[str, str], order: Keyset) -> ColumnElement[bool]:
-        try:
-            return order.after(self._runtime.pager.decode(token, query))
-        except BadPageToken as error:
-            raise InvalidArgumentError(
-                f"page_token: {error}",
-                reason="PAGE_TOKEN_INVALID",
-                field_violations=[FieldViolation("page_token", str(error), error.reason)],
-            ) from None
+        return order.after(self._runtime.pager.decode(token, query))
 
 
 def _order(text: str) -> Keyset:

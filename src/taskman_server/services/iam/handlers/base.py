@@ -9,14 +9,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import sqlalchemy as sa
 
 from taskman_sdk import codec
-from taskman_sdk.errors import FieldViolation, InvalidArgumentError
 from taskman_sdk.proto.taskman.authorization.v1.authorization_pb import PlanKind
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import Policy
 from taskman_server.kit import filters
-from taskman_server.kit.cel import CelError, Environment
 from taskman_server.kit.cel import Collection as SqlCollection
+from taskman_server.kit.cel import Environment
 from taskman_server.kit.db import Row, Transaction
-from taskman_server.kit.paging import BadPageToken
+from taskman_server.kit.paging import page_size
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.services.iam import defaults, rules
 from taskman_server.services.iam.convert import policy_of
@@ -25,7 +24,6 @@ from taskman_server.services.iam.store import POLICIES, ROLES, IamStore
 __all__ = ["Base", "Listing"]
 
 M = TypeVar("M", bound="codec.Message[Any]")
-DEFAULT_PAGE, LARGEST_PAGE = 50, 1000
 
 
 class _ListRequest(Protocol):
@@ -78,7 +76,7 @@ class Base:
         seen, after = self._position(request.page_token, query)
         if scope.denied:
             return [], ""
-        limit = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
+        limit = page_size(request.page_size)
         now = {"now": call.now}
         found: list[tuple[list[int | str], M]] = []
         for index, message in enumerate(listing.system[seen:], seen):
@@ -90,10 +88,7 @@ class Base:
         if len(found) <= limit:
             conditions = [] if scope.program is None else [scope.program.plan(listing.resource, scope.constants)]
             if program is not None:
-                try:
-                    conditions.append(program.plan(listing.columns, now))
-                except CelError as error:
-                    raise filters.bad_expression(error, "filter") from None
+                conditions.append(filters.plan_filter(program, listing.columns, call.now))
             rows = await self.store.page(listing.table, organization, conditions, after, limit + 1 - len(found))
             found += [([len(listing.system), row.id], listing.message_of(row)) for row in rows]
         token = self.runtime.pager.encode(query, found[limit - 1][0]) if len(found) > limit else ""
@@ -102,14 +97,7 @@ class Base:
     def _position(self, token: str, query: Mapping[str, Any]) -> tuple[int, str]:
         if not token:
             return 0, ""
-        try:
-            seen, after = self.runtime.pager.decode(token, query)
-        except BadPageToken as error:
-            raise InvalidArgumentError(
-                f"page_token: {error}",
-                reason="PAGE_TOKEN_INVALID",
-                field_violations=[FieldViolation("page_token", str(error), error.reason)],
-            ) from None
+        seen, after = self.runtime.pager.decode(token, query)
         assert isinstance(seen, int)
         assert isinstance(after, str)
         return seen, after

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
 from taskman_sdk import codec
-from taskman_sdk.errors import FieldViolation, InvalidArgumentError
-from taskman_server.kit.cel import CelError, Collection, Environment
+from taskman_server.kit.cel import Collection, Environment
 from taskman_server.kit.db import Row
-from taskman_server.kit.filters import bad_expression, compile_filter, list_environment
+from taskman_server.kit.filters import compile_filter, list_environment, plan_filter
 from taskman_server.kit.guard import Scope
-from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, page
+from taskman_server.kit.paging import Keyset, SortKey, page, page_size
 from taskman_server.kit.rpc.call import Call
 from taskman_server.services.notifications.store import NotificationStore
 
 __all__ = ["Listing"]
-
-PAGE_SIZE: Final = 50
-MAX_PAGE_SIZE: Final = 1000
 
 
 class Listing:
@@ -80,26 +76,16 @@ class Listing:
             "principal": principal.id,
             "filter": request.filter,
         }
-        try:
-            program = compile_filter(self._environment, request.filter)
-            if program is not None:
-                where.append(program.plan(self._columns, {"now": call.now}))
-        except CelError as error:
-            raise bad_expression(error, "filter") from None
+        program = compile_filter(self._environment, request.filter)
+        if program is not None:
+            where.append(plan_filter(program, self._columns, call.now))
         if request.page_token:
-            try:
-                where.append(self._keyset.after(call.runtime.pager.decode(request.page_token, query)))
-            except BadPageToken as error:
-                raise InvalidArgumentError(
-                    f"page_token cannot be used: {error}.",
-                    reason="PAGE_TOKEN_INVALID",
-                    field_violations=[FieldViolation("page_token", str(error), error.reason)],
-                ) from None
+            where.append(self._keyset.after(call.runtime.pager.decode(request.page_token, query)))
         if scope is not None and scope.denied:
             return [], ""
         if scope is not None and scope.program is not None:
             where.append(scope.program.plan(self._policy, scope.constants))
-        size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+        size = page_size(request.page_size)
         rows, more = page(await store.page(self._table, where, self._keyset.order_by(), size + 1), size)
         token = call.runtime.pager.encode(query, self._keyset.values(rows[-1])) if more else ""
         return rows, token

@@ -20,7 +20,7 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
 )
 from taskman_server.kit import filters
 from taskman_server.kit.cel import CelUnplannable, Environment
-from taskman_server.kit.paging import BadPageToken, Value
+from taskman_server.kit.paging import Value, page_size
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.services.tasks import convert
 from taskman_server.services.tasks.handlers.base import Base
@@ -30,8 +30,6 @@ __all__ = ["ListHandlers"]
 
 _PROJECTS: Final = filters.list_environment(Project)
 _TASKS: Final = filters.list_environment(Task)
-_DEFAULT_SIZE: Final = 50
-_MAX_SIZE: Final = 1000
 _EXPORT_SIZE: Final = 500
 _MAX_COUNT: Final = 2**31 - 1
 
@@ -50,7 +48,7 @@ class ListHandlers(Base):
             return ListProjectsResponse()
         asked = {"filter": request.filter}
         after = self._after(call, request.page_token, asked)
-        found = await _planned(call, lambda: self.lists.projects(query, _size(request.page_size), after))
+        found = await _planned(call, lambda: self.lists.projects(query, page_size(request.page_size), after))
         return ListProjectsResponse(
             projects=[convert.project_message(row) for row in found.rows],
             next_page_token=self._next(call, found, asked),
@@ -78,7 +76,7 @@ class ListHandlers(Base):
             "deleted": request.show_deleted,
         }
         after = self._after(call, request.page_token, asked)
-        found = await _planned(call, lambda: self.lists.tasks(query, _size(request.page_size), after))
+        found = await _planned(call, lambda: self.lists.tasks(query, page_size(request.page_size), after))
         total = await self.lists.count(query) if request.include_total_size else None
         return ListTasksResponse(
             tasks=[convert.task_message(row) for row in found.rows],
@@ -100,7 +98,7 @@ class ListHandlers(Base):
             return SearchTasksResponse()
         asked = {"query": words, "filter": request.filter}
         after = self._after(call, request.page_token, asked)
-        found = await _planned(call, lambda: self.lists.search(words, query, _size(request.page_size), after))
+        found = await _planned(call, lambda: self.lists.search(words, query, page_size(request.page_size), after))
         return SearchTasksResponse(
             tasks=[convert.task_message(row) for row in found.rows],
             next_page_token=self._next(call, found, asked),
@@ -150,10 +148,7 @@ class ListHandlers(Base):
     def _after(self, call: Call, token: str, asked: Mapping[str, Any]) -> Sequence[Value] | None:
         if not token:
             return None
-        try:
-            return self.runtime.pager.decode(token, _token_query(call, asked))
-        except BadPageToken as error:
-            raise _bad_token(error) from None
+        return self.runtime.pager.decode(token, _token_query(call, asked))
 
     def _next(self, call: Call, found: Found, asked: Mapping[str, Any]) -> str:
         if found.place is None:
@@ -171,8 +166,6 @@ async def _planned(call: Call, read: Callable[[], Awaitable[Found]]) -> Found:
         return await read()
     except CelUnplannable as error:
         raise filters.bad_expression(error, "filter") from None
-    except BadPageToken as error:
-        raise _bad_token(error) from None
     except PolicyUnplannable as error:
         raise PermissionDeniedError(
             f"Your rights to {call.method.permission!r} hang on a condition that cannot be searched by ({error}). "
@@ -180,18 +173,6 @@ async def _planned(call: Call, read: Callable[[], Awaitable[Found]]) -> Found:
             reason="POLICY_NOT_SEARCHABLE",
             metadata={"permission": call.method.permission},
         ) from None
-
-
-def _bad_token(error: BadPageToken) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        f"page_token: {error}.",
-        reason="PAGE_TOKEN_INVALID",
-        field_violations=[FieldViolation("page_token", str(error), error.reason)],
-    )
-
-
-def _size(asked: int) -> int:
-    return min(asked or _DEFAULT_SIZE, _MAX_SIZE)
 
 
 def _order(order_by: str) -> tuple[str, bool]:
