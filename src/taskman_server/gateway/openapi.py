@@ -17,7 +17,7 @@ from protobuf import (
     DescMessage,
     ScalarType,
 )
-from protovalidate._gen.buf.validate.validate_pb import FieldRules
+from protovalidate._gen.buf.validate.validate_pb import FieldRules, Ignore
 from protovalidate._gen.buf.validate.validate_pb import ext_field as ext_validate
 
 from taskman_sdk import contract
@@ -161,6 +161,17 @@ def _scalar(kind: ScalarType, rules: FieldRules | None) -> dict[str, Any]:
         known = getattr(found, "well_known", None)
         if known is not None and known.field in ("email", "uri"):
             schema["format"] = known.field
+    return _or_empty(schema) if rules is not None and rules.ignore is Ignore.IF_ZERO_VALUE else schema
+
+
+def _or_empty(schema: dict[str, Any]) -> dict[str, Any]:
+    """A text whose rules do not hold for the empty one, as answers may have it."""
+    if "format" in schema:
+        return {"type": "string", "anyOf": [{"const": ""}, {k: v for k, v in schema.items() if k != "type"}]}
+    if "pattern" in schema:
+        schema["pattern"] = f"^$|{schema['pattern']}"
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], ""]
     return schema
 
 

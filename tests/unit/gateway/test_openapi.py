@@ -81,11 +81,13 @@ def test_rules_of_the_contract_are_in_the_schemas() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     task = schemas["Task"]["properties"]
     assert task["title"]["maxLength"] == 500
-    assert task["priority"]["enum"] == ["low", "medium", "high", "urgent"]
+    assert task["priority"]["enum"] == ["low", "medium", "high", "urgent", ""]
     assert (task["labels"]["maxItems"], task["labels"]["uniqueItems"]) == (50, True)
     assert task["due_time"]["format"] == "date-time"
     assert schemas["RegisterRequest"]["properties"]["email"]["format"] == "email"
-    assert schemas["Project"]["properties"]["key"]["pattern"].endswith("$")
+    assert schemas["Project"]["properties"]["key"]["pattern"] == "^$|^[A-Z][A-Z0-9]{0,9}$"
+    url = schemas["Webhook"]["properties"]["url"]
+    assert url["anyOf"] == [{"const": ""}, {"maxLength": 2000, "format": "uri"}]
 
 
 def test_it_is_json_that_a_browser_reads() -> None:
