@@ -17,7 +17,7 @@ import httpx
 from tests.chaos.writers import Write, attempt_of
 from tests.contract.receivers import Hook
 
-__all__ = ["SERVICES", "Facts", "Reckoning", "collect", "cut_off", "in_files", "left_over"]
+__all__ = ["SERVICES", "Facts", "Reckoning", "collect", "cut_off", "in_files", "left_over", "whole"]
 
 SERVICES = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications")
 Thing = Mapping[str, Any]
@@ -99,6 +99,11 @@ def left_over(folder: Path, besides: Collection[str] = ()) -> dict[str, int]:
     if unmade := [identifier for (identifier,) in pending if identifier not in besides]:
         left["notifications: pending deliveries"] = len(unmade)
     return left
+
+
+def whole(hooks: Sequence[Hook]) -> list[Hook]:
+    """The requests that arrived whole; of one that a kill cut off, the end of the body is missing."""
+    return [hook for hook in hooks if len(hook.body) == int(hook.headers["content-length"])]
 
 
 @dataclass(slots=True)
@@ -197,7 +202,7 @@ class Reckoning:
         # One that was cut off may have reached the receiver or not.
         open_events = {delivery["event"] for delivery in waiting}
         self._each_once("events at the receiver", set(events) - open_events, ids.keys() - open_events)
-        self.tallies["requests at the receiver"] = len(hooks)
+        self.tallies["whole requests at the receiver"] = len(hooks)
         self.problems += [f"event {event} came under {sorted(names)}" for event, names in ids.items() if len(names) > 1]
 
     def files(self, folder: Path) -> None:

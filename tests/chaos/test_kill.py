@@ -15,7 +15,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.chaos.reconcile import Reckoning, collect, cut_off, in_files, left_over
+from tests.chaos.reconcile import Reckoning, collect, cut_off, in_files, left_over, whole
 from tests.chaos.writers import Crew
 from tests.contract.receivers import HookServer
 from tests.contract.waiting import eventually
@@ -149,7 +149,7 @@ async def _reckon(scene: Scene, crew: Crew, besides: Collection[str] = ()) -> Re
     reckoning.tasks()
     reckoning.audit()
     reckoning.inboxes()
-    hooks = scene.hooks.at("/events")
+    hooks = whole(scene.hooks.at("/events"))
     reckoning.webhooks(hooks)
     for hook in hooks:
         Webhook(scene.secret).verify(hook.body, hook.headers)  # raises for a wrong signature

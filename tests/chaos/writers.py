@@ -175,7 +175,7 @@ class _Writer:
                 write.answer, write.task = answer, answer["id"]
                 write.replayed = response.headers.get("idempotency-replayed") == "true"
                 return
-            reason = response.json().get("reason", "")
+            reason = response.json().get("reason", "") if "json" in response.headers.get("content-type", "") else ""
             assert reason in _AGAIN, (
                 f"{write.verb} {write.path} with {write.body}: {response.status_code} {response.text}"
             )
