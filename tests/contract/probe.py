@@ -107,6 +107,13 @@ ERROR = FailedPreconditionError(
 )
 
 
+class OwnError(FailedPreconditionError):
+    """A kind of error that a service has for itself, and that no client knows."""
+
+    def __init__(self) -> None:
+        super().__init__(ERROR.message, reason=ERROR.reason, metadata=ERROR.metadata)
+
+
 def compile_proto(text: str, area: str, folder: Path) -> DescFile:
     """Compiles the text of a `.proto` file as that of an area, as `tools.protogen` does, and imports what comes out."""
     name = f"taskman/{area}/v1/{area}.proto"
@@ -174,6 +181,8 @@ class ProbeHandlers:
         """Raises."""
         if request.fault:
             raise ZeroDivisionError("the secret detail of a fault")
+        if request.name == "own":
+            raise OwnError()
         raise ERROR
 
     async def count(self, request: Any, call: Call) -> AsyncIterator[Any]:

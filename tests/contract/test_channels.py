@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -99,6 +100,16 @@ async def test_an_error_keeps_all_its_details(line: Line) -> None:
     assert error.field_violations == ERROR.field_violations
     assert error.retry_after == ERROR.retry_after
     assert error.request_id == "req-2"
+
+
+async def test_an_error_is_of_the_public_tree(line: Line) -> None:
+    """SDK-4: a kind of error that a service has for itself reaches a caller as what it is a kind of; it pickles."""
+    method = line.probe.service.methods["Fail"]
+    with pytest.raises(FailedPreconditionError) as caught:
+        await line.channel.unary(method, method.input(name="own"), CallOptions())
+    assert type(caught.value) is FailedPreconditionError
+    assert (caught.value.reason, caught.value.metadata) == (ERROR.reason, ERROR.metadata)
+    assert pickle.loads(pickle.dumps(caught.value)) == caught.value
 
 
 async def test_a_fault_says_nothing_of_itself(line: Line) -> None:

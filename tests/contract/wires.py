@@ -203,7 +203,9 @@ class GrpcWire(_Calls):
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> Answer:
         """Sends bytes as the request, whatever they are."""
-        call = self.channel(method.area).unary_unary(method.path)(data, metadata=_metadata(token, headers), timeout=30)
+        call = self.channel(method.area).unary_unary(method.path, None, None)(
+            data, metadata=_metadata(token, headers), timeout=30
+        )
         try:
             reply = await call
         except grpc.aio.AioRpcError as error:
@@ -216,7 +218,9 @@ class GrpcWire(_Calls):
     ) -> AsyncIterator[Json]:
         method = contract.method(operation)
         data = codec.to_binary(message_of(method, request))
-        call = self.channel(method.area).unary_stream(method.path)(data, metadata=_metadata(token, headers), timeout=30)
+        call = self.channel(method.area).unary_stream(method.path, None, None)(
+            data, metadata=_metadata(token, headers), timeout=30
+        )
         try:
             async for reply in call:
                 yield codec.to_value(codec.from_binary(method.output, reply))
@@ -240,7 +244,8 @@ def _metadata(token: str | None, headers: Mapping[str, str]) -> tuple[tuple[str,
 def _status_error(error: grpc.aio.AioRpcError) -> TaskManError:
     """The error of a `google.rpc.Status`, read with Google's own classes."""
     found = error_class_for_number(error.code().value[0])(error.details() or "")
-    trailers = dict(error.trailing_metadata() or ())
+    metadata: Any = error.trailing_metadata() or ()
+    trailers: dict[str, Any] = dict(metadata)
     if (details := trailers.get("grpc-status-details-bin")) is None:
         return found
     status = status_pb2.Status.FromString(details)

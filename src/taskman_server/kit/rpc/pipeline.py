@@ -21,6 +21,7 @@ from taskman_sdk.errors import (
     UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
+    error_class_for_number,
 )
 from taskman_server.kit.db import DatabaseUnavailable, StatementTimeout
 from taskman_server.kit.ids import new_id
@@ -189,7 +190,7 @@ class Pipeline:
 
     def _translate(self, error: Exception, call: Call) -> TaskManError:
         if isinstance(error, TaskManError):
-            known = error
+            known = _public(error)
         elif isinstance(error, TimeoutError):
             known = DeadlineExceededError(
                 "The call took longer than its deadline; it may still take effect. Repeat it with its "
@@ -210,6 +211,21 @@ class Pipeline:
             )
         known.request_id = known.request_id or call.request_id
         return known
+
+
+def _public(error: TaskManError) -> TaskManError:
+    """An error of the public tree. A kind of our own becomes what it is a kind of, in process as over gRPC."""
+    kind = error_class_for_number(error.number)
+    if type(error) is kind:
+        return error
+    return kind(
+        error.message,
+        reason=error.reason,
+        metadata=error.metadata,
+        field_violations=error.field_violations,
+        retry_after=error.retry_after,
+        request_id=error.request_id,
+    )
 
 
 def _seconds(options: CallOptions, runtime: Runtime) -> float:
