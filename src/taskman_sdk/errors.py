@@ -216,8 +216,9 @@ _BY_CODE: Final = {kind.code: kind for kind in _CLASSES}
 _BY_NUMBER: Final = {kind.number: kind for kind in _CLASSES}
 _BY_STATUS: Final = {
     400: InvalidArgumentError, 401: UnauthenticatedError, 403: PermissionDeniedError, 404: NotFoundError,
-    405: UnimplementedError, 409: AbortedError, 412: AbortedError, 413: InvalidArgumentError,
-    415: InvalidArgumentError, 422: InvalidArgumentError, 429: ResourceExhaustedError, 499: CancelledError,
+    405: UnimplementedError, 408: DeadlineExceededError, 409: AbortedError, 412: AbortedError,
+    413: InvalidArgumentError, 415: InvalidArgumentError, 422: InvalidArgumentError,
+    429: ResourceExhaustedError, 499: CancelledError,
     500: InternalError, 501: UnimplementedError, 502: UnavailableError, 503: UnavailableError,
     504: DeadlineExceededError,
 }  # fmt: skip
@@ -230,6 +231,7 @@ _STATUS_OF_REASON: Final = {
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_URI_TOO_LONG": 414,
     "REQUEST_HEADERS_TOO_LARGE": 431,
+    "REQUEST_TIMEOUT": 408,
 }
 
 

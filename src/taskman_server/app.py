@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from prometheus_client import CollectorRegistry
 
 from taskman_sdk import contract
+from taskman_sdk._version import __version__
 from taskman_server.gateway.app import Gateway
 from taskman_server.gateway.pages import pages
 from taskman_server.kit.broker import Broker, BrokerError
@@ -55,12 +56,18 @@ if TYPE_CHECKING:
     from taskman_sdk import AsyncTaskMan
     from taskman_sdk.transports.local import LocalTransport
 
-__all__ = ["SERVICES", "Application", "DataFolderInUse", "embedded", "open_application"]
+__all__ = ["SERVICES", "Application", "DataFolderError", "DataFolderInUse", "embedded", "open_application"]
 
+VERSION_FILE: Final = "VERSION"
+"""Names the release that last ran on a data folder; from then on none of its files may be missing."""
 SERVICES: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, TASKS, AUDIT, NOTIFICATIONS)
 
 
-class DataFolderInUse(Exception):
+class DataFolderError(Exception):
+    """The data folder cannot be used; the message says why, and what to do."""
+
+
+class DataFolderInUse(DataFolderError):
     """Another process works on the data folder; two would overwrite each other."""
 
 
@@ -126,7 +133,13 @@ class Application:
         """
         for service in self._services:
             definition = service.definition
-            server = GrpcServer(definition.contract, service.pipeline)
+            runtime = service.runtime
+            server = GrpcServer(
+                definition.contract,
+                service.pipeline,
+                authenticator=runtime.authenticator,
+                limiter=self.gateway.limiter,
+            )
             port = 0 if port_base == 0 else port_base + definition.port_offset
             self.grpc_ports[definition.area] = await server.start(host, port)
             self._grpc.append(server)
@@ -161,6 +174,30 @@ class _ClientChannel:
         self, method: contract.Method, request: Any, *, metadata: Mapping[str, str], timeout: float | None
     ) -> AsyncIterator[Any]:
         return self._channels.stream(method, request, CallOptions(dict(metadata), timeout))
+
+
+def _folder(settings: Settings) -> Path:
+    folder = settings.data.resolve()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "lock").touch(0o600)
+    except OSError as error:
+        raise DataFolderError(
+            f"the data folder {folder} cannot be used ({error.strerror}): name another with --data"
+        ) from None
+    return folder
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuses a folder that has lost a file: an empty one in its place would contradict the others."""
+    if not (folder / VERSION_FILE).exists():
+        return
+    names = [f"{definition.name}.db" for definition in SERVICES] + ["broker.db", "paging.key"]
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise DataFolderError(
+            f"{', '.join(missing)} is missing in {folder}, where TaskMan has run before: restore the whole folder from "
+            "a backup, or name another with --data"
+        )
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -201,13 +238,13 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
 
     Raises:
         DataFolderInUse: another process has the folder.
-        OSError: the folder cannot be used.
+        DataFolderError: the folder cannot be used, or has lost a file.
     """
     clock = clock or SystemClock()
-    folder = settings.data.resolve()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = _folder(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(_lock(folder))
+        _check_whole(folder)
         for definition in SERVICES:
             await asyncio.to_thread(upgrade, folder / f"{definition.name}.db", definition.migrations)
         registry = CollectorRegistry()
@@ -255,6 +292,7 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
             telemetry,
             pages(ready.check, registry, settings.public_url),
         )
+        (folder / VERSION_FILE).write_text(f"{__version__}\n", encoding="ascii")
         setup_token = await _first_start(services[0].runtime, settings)
         application = Application(settings, gateway, channels, broker, registry, setup_token, services)
         stack.push_async_callback(application.stop_grpc, 5)
@@ -327,9 +365,16 @@ class _Readiness:
     def __init__(self, services: list[_Service], broker: Broker) -> None:
         self._services = services
         self._broker = broker
+        self._known: tuple[float, Mapping[str, str]] = (float("-inf"), {})
 
     async def check(self) -> Mapping[str, str]:
-        """What each part says of itself."""
+        """What each part says of itself; looked up once a second at most, as anybody may ask."""
+        now = asyncio.get_running_loop().time()
+        if now - self._known[0] >= 1:
+            self._known = (now, await self._look())
+        return self._known[1]
+
+    async def _look(self) -> Mapping[str, str]:
         found: dict[str, str] = {}
         for service in self._services:
             try:

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -76,13 +77,13 @@ class Settings(BaseModel):
         RateLimit(requests=200, seconds=1),
         description="Requests for each principal, `200/s`, `6000/min` or `off`.",
     )
-    database_url: str = Field("", description="Database of every service; `{service}` becomes its name. Empty: SQLite.")
+    database_url: str = Field("", description="For the cluster shape, not there yet: database of every service.")
     database_urls: dict[str, str] = Field(
         default_factory=dict,
-        description="Database of one service, in the environment as `TASKMAN_<SERVICE>_DATABASE_URL`.",
+        description="For the cluster shape: database of one service, as `TASKMAN_<SERVICE>_DATABASE_URL`.",
     )
-    redis_url: str = Field("", description="Redis for shared caches and limits. Empty: in process.")
-    broker_url: str = Field("", description="RabbitMQ. Empty: the embedded broker.")
+    redis_url: str = Field("", description="For the cluster shape, which is not there yet: Redis.")
+    broker_url: str = Field("", description="For the cluster shape, which is not there yet: RabbitMQ.")
     sqlite_synchronous: Literal["full", "normal"] = Field(
         "full",
         description="`full`: an answered write survives a power cut; `normal`: it survives a crash of the process.",
@@ -116,6 +117,15 @@ class Settings(BaseModel):
             return RateLimit(requests=int(match[1]), seconds={"s": 1, "min": 60, "h": 3600}[match[2]])
         return value
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _mail_server(cls, value: str) -> str:
+        if value:
+            url = urlsplit(value)
+            if url.scheme not in ("smtp", "smtps") or not url.hostname or url.port == 0:
+                raise ValueError("must be `smtp://host:port` or `smtps://host:port`, with user and password if needed")
+        return value
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _parse_networks(cls, value: Any) -> Any:
@@ -129,6 +139,13 @@ class Settings(BaseModel):
     def _known_services(cls, value: dict[str, str]) -> dict[str, str]:
         if unknown := sorted(set(value) - set(SERVICES)):
             raise ValueError(f"there is no service {unknown[0]!r}; services are {', '.join(SERVICES)}")
+        return value
+
+    @field_validator("database_url", "database_urls", "redis_url", "broker_url")
+    @classmethod
+    def _embedded_alone(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("belongs to the cluster shape, which this release does not have yet: unset it")
         return value
 
     @model_validator(mode="after")

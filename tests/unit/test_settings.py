@@ -71,10 +71,22 @@ def test_variables_of_the_client_are_none_of_the_servers_business() -> None:
     assert load(environ={"TASKMAN_URL": "http://x", "TASKMAN_TOKEN": "t"}, config=NO_FILE) == Settings()
 
 
-def test_each_service_can_have_its_own_database() -> None:
-    """OPS-2: TASKMAN_<SERVICE>_DATABASE_URL."""
-    environ = {f"TASKMAN_{name.upper()}_DATABASE_URL": f"postgresql://{name}" for name in SERVICES}
-    assert load(environ=environ, config=NO_FILE).database_urls == {n: f"postgresql://{n}" for n in SERVICES}
+@pytest.mark.parametrize(
+    "variable",
+    ["TASKMAN_DATABASE_URL", "TASKMAN_REDIS_URL", "TASKMAN_BROKER_URL"]
+    + [f"TASKMAN_{name.upper()}_DATABASE_URL" for name in SERVICES],
+)
+def test_nobody_believes_their_data_to_be_where_it_is_not(variable: str) -> None:
+    """OPS-2: settings of the cluster shape are refused while there is none, instead of being passed over."""
+    with pytest.raises(SettingsError, match="does not have yet: unset it"):
+        load(environ={variable: "postgresql://db/{service}"}, config=NO_FILE)
+
+
+@pytest.mark.parametrize("url", ["http://mail", "mail.example.org:25", "smtp://", "smtp://host:notaport"])
+def test_an_address_of_a_mail_server_must_be_one(url: str) -> None:
+    """NOTIFY-1: refused at start, not with the first mail."""
+    with pytest.raises(SettingsError, match="TASKMAN_SMTP_URL"):
+        load(environ={"TASKMAN_SMTP_URL": url}, config=NO_FILE)
 
 
 def test_who_may_sign_up_depends_on_who_can_reach_the_server() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -34,6 +35,8 @@ group.add_command(settings)
 
 def main() -> None:
     """Runs the command; a fault of the user's making ends with a sentence, never a traceback."""
+    # gRPC's core writes lines of its own about what we say in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         group(standalone_mode=False)
     except click.exceptions.Abort:

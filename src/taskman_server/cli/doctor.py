@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -47,7 +48,22 @@ def _python(_: Settings) -> Iterator[Finding]:
     )
 
 
+def _running(settings: Settings) -> bool:
+    """Whether a server works on the data folder now."""
+    try:
+        with (settings.data / "lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _ports(settings: Settings) -> Iterator[Finding]:
+    if _running(settings):
+        yield True, f"ports: a server is running on {settings.data}, which has its own"
+        return
     wanted = {"gateway": settings.port}
     if settings.grpc_port_base > 0:
         wanted |= {f"gRPC of {name}": settings.grpc_port_base + index for index, name in enumerate(SERVICES)}
@@ -89,9 +105,12 @@ def _files(settings: Settings) -> Iterator[Finding]:
 def _databases(settings: Settings) -> Iterator[Finding]:
     from taskman_server.kit.db.migrate import current, head
 
+    began = (settings.data / "VERSION").exists()
     for name in (*SERVICES, "broker"):
         path = settings.data / f"{name}.db"
         if not path.exists():
+            if began:
+                yield False, f"{path.name}: missing; restore the whole folder from a backup"
             continue
         try:
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1) as connection:

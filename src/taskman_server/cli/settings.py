@@ -25,6 +25,9 @@ def settings(config: Path | None) -> None:
 def _shown(value: object) -> str:
     if value is None:
         return "off"
+    if isinstance(value, str) and "@" in value and "://" in value:
+        scheme, _, rest = value.partition("://")
+        return f"{scheme}://***@{rest.rpartition('@')[2]}"
     if isinstance(value, RateLimit):
         return f"{value.requests}/{value.seconds}s"
     return str(value)

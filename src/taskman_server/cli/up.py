@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise click.ClickException(f"--host {host!r} is no address of this machine") from None
         raise click.ClickException(
             f"{host}:{port} cannot be opened ({error.strerror}): stop what uses it, or choose another --port"
         ) from None
@@ -64,7 +67,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
-    from taskman_server.app import DataFolderInUse, open_application
+    from taskman_sdk.errors import TaskManError
+    from taskman_server.app import DataFolderError, open_application
+    from taskman_server.kit.broker import BrokerError
     from taskman_server.kit.db import DatabaseError
 
     try:
@@ -74,12 +79,18 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             server = _server(application)
             _say(application)
             await server.serve([listener])
-    except (DataFolderInUse, DatabaseError, OSError) as error:
+    except (DatabaseError, BrokerError) as error:
+        raise click.ClickException(f"{error}. `taskman-server doctor` says more; a backup may be needed") from None
+    except TaskManError as error:
+        raise click.ClickException(f"The administrator cannot be created: {error}") from None
+    except (DataFolderError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 
 def _server(application: Application) -> uvicorn.Server:
     import uvicorn
+
+    from taskman_server.gateway.protocol import options
 
     class Server(uvicorn.Server):
         """Leaves when it is told to; uvicorn's own would end the process before the services were stopped (OPS-7)."""
@@ -91,19 +102,7 @@ def _server(application: Application) -> uvicorn.Server:
                 loop.add_signal_handler(number, self.handle_exit, number, None)
             yield
 
-    return Server(
-        uvicorn.Config(
-            application.gateway,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=64 << 10,
-            timeout_graceful_shutdown=10,
-        )
-    )
+    return Server(uvicorn.Config(application.gateway, **options()))
 
 
 def _say(application: Application) -> None:

@@ -5,6 +5,8 @@ if (token) history.replaceState(null, "", location.pathname);
 const ask = document.getElementById("ask");
 const set = document.getElementById("set");
 if (ask && set) (token ? set : ask).hidden = false;
+const setUp = document.getElementById("set-up");
+if (setUp) (token ? setUp : document.getElementById("missing")).hidden = false;
 
 for (const form of document.forms) {
   form.addEventListener("submit", async (event) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from taskman_sdk.errors import (
     NotFoundError,
     TaskManError,
     UnauthenticatedError,
+    UnavailableError,
     UnimplementedError,
 )
 from taskman_server.gateway.http import (
@@ -35,9 +37,9 @@ from taskman_server.gateway.http import (
     request_id_of,
     respond,
 )
-from taskman_server.gateway.limits import Limiter, Verdict
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
+from taskman_server.kit.limits import Limiter, Verdict
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Channels, Origin, Principal
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ __all__ = ["Gateway"]
 
 # What of a client's headers goes on to the services. Everything else, and any claim of identity, stays here (GATE-2).
 _FORWARDED: Final = ("authorization", "idempotency-key")
+_STOPPING: Final = UnavailableError("The server is stopping. Try again.", reason="SERVER_STOPPING", retry_after=1)
 _API: Final = ("/v1/", "/.well-known/")
 
 
@@ -105,7 +108,7 @@ class Gateway:
         self._telemetry = telemetry
         self._pages = pages
         self._max_body = settings.max_body_bytes
-        self._limiter = Limiter(settings.rate_limit, clock.monotonic) if settings.rate_limit else None
+        self.limiter = Limiter(settings.rate_limit, clock.monotonic) if settings.rate_limit else None
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
         known = list(contract.methods() if methods is None else methods)
         self._router = Router(known)
@@ -123,8 +126,10 @@ class Gateway:
             request = Request.of(scope, self._trusted)
             await self._answer(request, receive, send, outcome)
         except asyncio.CancelledError:
-            outcome.status = 499
-            raise
+            # The server stops and has waited long enough: say so, where the answer has not begun.
+            outcome.status = 503
+            with contextlib.suppress(Exception):
+                await self._refuse(_STOPPING, scope["path"], request, send, outcome)
         except Exception as error:
             path = request.path if request is not None else scope["path"]
             await self._refuse(error, path, request, send, outcome)
@@ -172,7 +177,7 @@ class Gateway:
             await self._stream(method, message, options, send, outcome)
             return
         reply = await self._channels.unary(method, message, options)
-        headers = [*_limit_headers(self._limiter, outcome.verdict), (b"x-request-id", request.request_id.encode())]
+        headers = [*_limit_headers(self.limiter, outcome.verdict), (b"x-request-id", request.request_id.encode())]
         if entry.has_etag:
             headers.append((b"etag", b'"%s"' % reply.etag.encode()))  # type: ignore[attr-defined]
         if options.trailers.get("idempotency-replayed"):
@@ -208,7 +213,7 @@ class Gateway:
                     )
                 call.principal = await self._authenticator.authenticate(token.strip(), call)
             except UnauthenticatedError:
-                # Guessing tokens is limited by address, like everything that is not signed in.
+                # Who guesses tokens is slowed by address, like everyone who is not signed in.
                 self._limit(request.ip_address, outcome)
                 raise
         outcome.principal = call.principal.id
@@ -217,8 +222,8 @@ class Gateway:
             await self._guard.require_possible(call, method.permission)
 
     def _limit(self, key: str, outcome: _Outcome) -> None:
-        if self._limiter is not None:
-            outcome.verdict = self._limiter.take(key)
+        if self.limiter is not None:
+            outcome.verdict = self.limiter.take(key)
 
     async def _stream(
         self, method: Method, message: codec.Message[Any], options: CallOptions, send: Send, outcome: _Outcome
@@ -253,7 +258,7 @@ class Gateway:
         error.request_id = error.request_id or request_id
         status, document, headers = problem(error, path)
         outcome.status, outcome.reason = status, error.reason
-        headers += [(b"x-request-id", request_id.encode()), *_limit_headers(self._limiter, outcome.verdict)]
+        headers += [(b"x-request-id", request_id.encode()), *_limit_headers(self.limiter, outcome.verdict)]
         await respond(send, status, document, PROBLEM, headers)
 
     def _log(self, request: Request, outcome: _Outcome, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -9,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from taskman_sdk import wire
-from taskman_sdk.errors import CancelledError, InvalidArgumentError, TaskManError, UnauthenticatedError
+from taskman_sdk.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    TaskManError,
+    UnauthenticatedError,
+)
 from taskman_server.kit.ids import new_id
 
 __all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "request_id_of", "respond"]
@@ -24,6 +31,7 @@ NDJSON: Final = b"application/x-ndjson"
 PROBLEM: Final = b"application/problem+json"
 MAX_HEADERS: Final = 100
 MAX_TARGET: Final = 16_384
+MAX_BODY_SECONDS: Final = 30.0
 _SECURITY: Final[Headers] = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -106,12 +114,24 @@ async def read_body(receive: Receive, limit: int, declared: str) -> bytes:
     Raises:
         InvalidArgumentError: it is larger than the limit; no more than that was read.
         CancelledError: the client went away.
+        DeadlineExceededError: it came too slowly.
     """
     too_large = InvalidArgumentError(
         f"The body is larger than {limit} bytes. Send less at once.", reason="REQUEST_TOO_LARGE"
     )
     if declared.isdecimal() and int(declared) > limit:
         raise too_large
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            return await _read(receive, limit, too_large)
+    except TimeoutError:
+        raise DeadlineExceededError(
+            f"The body did not arrive within {MAX_BODY_SECONDS:.0f} s. Send it faster, or less at once.",
+            reason="REQUEST_TIMEOUT",
+        ) from None
+
+
+async def _read(receive: Receive, limit: int, too_large: InvalidArgumentError) -> bytes:
     message = await receive()
     if not message.get("more_body", False):
         body: bytes = message.get("body", b"")

@@ -83,7 +83,7 @@ def pages(ready: Readiness, registry: CollectorRegistry, public_url: str) -> ASG
     async def home(_: Request) -> Response:
         return RedirectResponse("/docs")
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/", home),
             Route("/healthz", healthz),
@@ -100,6 +100,9 @@ def pages(ready: Readiness, registry: CollectorRegistry, public_url: str) -> ASG
         ],
         exception_handlers={HTTPException: _problem},
     )
+    # A redirect would lead wherever the Host header says.
+    application.router.redirect_slashes = False
+    return application
 
 
 async def _problem(request: Request, error: Exception) -> Response:

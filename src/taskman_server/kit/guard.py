@@ -7,7 +7,6 @@ policies or assignments works everywhere within that time and the event's way (A
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ from taskman_sdk.proto.taskman.authorization.v1.authorization_pb import (
     ReportDenialRequest,
 )
 from taskman_server.kit.cel import Environment, Program
+from taskman_server.kit.coalesce import Coalescer
 from taskman_server.kit.filters import policy_environment
 from taskman_server.kit.rpc.call import Principal, service_principal
 from taskman_server.kit.rpc.channel import CallOptions, Channels, Origin
@@ -98,7 +98,7 @@ class Guard:
         self._service = service
         self._telemetry = telemetry
         self._plans: TTLCache[tuple[str, str, str], _Plan] = TTLCache(SIZE, global_ttl=TTL)
-        self._asking: dict[tuple[str, str, str], asyncio.Task[_Plan]] = {}
+        self._asking: Coalescer[tuple[str, str, str], _Plan] = Coalescer()
 
     async def require_possible(self, call: Caller, permission: str) -> None:
         """The coarse decision: whether the principal could do this to anything at all.
@@ -128,7 +128,9 @@ class Guard:
         if principal.type == "service":
             return Scope(PlanKind.ALWAYS_ALLOWED, None, {})
         key = (principal.organization, principal.id, permission)
-        plan = self._plans.get(key) or await self._plan_once(key, call)
+        plan: _Plan | None = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = await self._asking.get(key, lambda: self._plan(key, call))
         return Scope(plan.kind, plan.program, _constants(plan.principal, call.now))
 
     async def report(self, call: Caller, permission: str, resource: Mapping[str, Any]) -> None:
@@ -143,15 +145,6 @@ class Guard:
             await self._ask(call, "AuthorizationService.ReportDenial", request)
         except Exception as error:  # the refusal stands even where it cannot be recorded
             self._telemetry.fault(call.method, call.request_id, error)
-
-    async def _plan_once(self, key: tuple[str, str, str], call: Caller) -> _Plan:
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._plan(key, call))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        plan = await asyncio.shield(task)
-        self._plans[key] = plan
-        return plan
 
     async def _plan(self, key: tuple[str, str, str], call: Caller) -> _Plan:
         organization, principal, permission = key

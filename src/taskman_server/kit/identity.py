@@ -6,7 +6,6 @@ user who was shut out is therefore out within `TTL` (AUTHN-4 allows 5 s).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -15,6 +14,7 @@ from cachebox import TTLCache
 from taskman_sdk import contract
 from taskman_sdk.errors import UnauthenticatedError
 from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import ValidateTokenRequest, ValidateTokenResponse
+from taskman_server.kit.coalesce import Coalescer
 from taskman_server.kit.rpc.call import Principal, service_principal
 from taskman_server.kit.rpc.channel import CallOptions, Channels
 
@@ -44,7 +44,7 @@ class Authenticator:
         self._caller = service_principal(service, "")
         self._clock = clock
         self._known: TTLCache[bytes, tuple[Principal, float]] = TTLCache(SIZE, global_ttl=TTL)
-        self._asking: dict[bytes, asyncio.Task[tuple[Principal, float]]] = {}
+        self._asking: Coalescer[bytes, tuple[Principal, float]] = Coalescer()
 
     async def authenticate(self, token: str, caller: Identified) -> Principal:
         """Whose token it is.
@@ -58,17 +58,10 @@ class Authenticator:
         key = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=20).digest()
         known = self._known.get(key)
         if known is None or known[1] <= self._clock.now().timestamp():
-            known = await self._ask_once(key, token, caller.request_id)
+            request_id = caller.request_id
+            known = await self._asking.get(key, lambda: self._ask(token, request_id))
+            self._known[key] = known
         return known[0]
-
-    async def _ask_once(self, key: bytes, token: str, request_id: str) -> tuple[Principal, float]:
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._ask(token, request_id))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        known = await asyncio.shield(task)
-        self._known[key] = known
-        return known
 
     async def _ask(self, token: str, request_id: str) -> tuple[Principal, float]:
         answer = await self._channels.unary(

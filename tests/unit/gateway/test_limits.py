@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from taskman_sdk.errors import ResourceExhaustedError
-from taskman_server.gateway.limits import Limiter
 from taskman_server.kit.clock import ManualClock
+from taskman_server.kit.limits import Limiter
 from taskman_server.settings import RateLimit
 
 

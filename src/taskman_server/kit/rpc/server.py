@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -15,7 +17,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from protobuf import DescFile
 
 from taskman_sdk import codec, contract, wire
-from taskman_sdk.errors import InvalidArgumentError, TaskManError
+from taskman_sdk.errors import InvalidArgumentError, TaskManError, UnauthenticatedError
+from taskman_server.kit.identity import Authenticator
+from taskman_server.kit.limits import Limiter
 from taskman_server.kit.rpc.channel import STATUS_DETAILS, CallOptions, Origin
 from taskman_server.kit.rpc.pipeline import Pipeline
 
@@ -30,9 +34,24 @@ _TAKEN: Final = frozenset({"authorization", "idempotency-key", "x-request-id", "
 class GrpcServer:
     """One service on one port."""
 
-    def __init__(self, service: contract.Service, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        service: contract.Service,
+        pipeline: Pipeline,
+        *,
+        authenticator: Authenticator | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        """Args:
+        service: what is served.
+        pipeline: what answers.
+        authenticator: tells whose bucket a call is taken from.
+        limiter: the same buckets as the gateway's (GATE-3); None for no limit.
+        """
         self._service = service
         self._pipeline = pipeline
+        self._authenticator = authenticator
+        self._limiter = limiter
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -69,7 +88,10 @@ class GrpcServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise OSError(f"the gRPC port of {self._service.name} cannot be opened at {address}")
+            raise OSError(
+                f"the gRPC port of {self._service.name} cannot be opened at {address}: stop what uses it, or choose "
+                "another --grpc-port-base (-1 for no gRPC)"
+            )
         await self._server.start()
         await self.serving(True)
         return port
@@ -92,10 +114,22 @@ class GrpcServer:
             return grpc.unary_stream_rpc_method_handler(self._stream(method), None, serialize)
         return grpc.unary_unary_rpc_method_handler(self._unary(method), None, serialize)
 
+    async def _limit(self, method: contract.Method, options: CallOptions) -> None:
+        """Takes the call from the bucket of its principal; of its address where nobody is signed in."""
+        if self._limiter is None:
+            return
+        key = options.origin.ip_address
+        scheme, _, token = options.metadata.get("authorization", "").partition(" ")
+        if token and scheme.lower() == "bearer" and method.access != "public" and self._authenticator is not None:
+            with contextlib.suppress(UnauthenticatedError):  # the pipeline says so
+                key = (await self._authenticator.authenticate(token.strip(), _Asking(options))).id
+        self._limiter.take(key)
+
     def _unary(self, method: contract.Method) -> Callable[[bytes, Any], Awaitable[Any]]:
         async def answer(data: bytes, context: Any) -> codec.Message[Any]:
             options = _options(context)
             try:
+                await self._limit(method, options)
                 reply = await self._pipeline.unary(method, _decode(method, data), options)
             except TaskManError as error:
                 await _abort(context, error, options)
@@ -109,6 +143,7 @@ class GrpcServer:
         async def answer(data: bytes, context: Any) -> AsyncIterator[codec.Message[Any]]:
             options = _options(context)
             try:
+                await self._limit(method, options)
                 async for reply in self._pipeline.stream(method, _decode(method, data), options):
                     yield reply
             except TaskManError as error:
@@ -116,6 +151,15 @@ class GrpcServer:
             context.set_trailing_metadata(tuple(options.trailers.items()))
 
         return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    options: CallOptions
+
+    @property
+    def request_id(self) -> str:
+        return self.options.metadata.get("x-request-id", "")
 
 
 def _decode(method: contract.Method, data: bytes) -> codec.Message[Any]:

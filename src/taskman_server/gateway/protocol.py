@@ -1,0 +1,125 @@
+"""HTTP at the socket: a request's head has a size and a time, before anything is made of it (GATE-4, GATE-9).
+
+uvicorn's parser keeps a header that is still coming in memory, however long it gets, and waits for the rest of a head
+for as long as the client likes. Both are bounded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from taskman_sdk import wire
+from taskman_sdk.errors import InvalidArgumentError
+
+__all__ = ["MAX_HEAD", "MAX_HEAD_SECONDS", "BoundedProtocol"]
+
+MAX_HEAD: Final = 64 << 10
+"""Bytes of a request's line and headers together."""
+MAX_HEAD_SECONDS: Final = 10.0
+"""Seconds from the first byte of a head (or from connecting) to its last."""
+
+_TOO_LARGE: Final = InvalidArgumentError(
+    f"The head of the request is larger than {MAX_HEAD} bytes.", reason="REQUEST_HEADERS_TOO_LARGE"
+)
+
+
+def _refusal() -> bytes:
+    body = json.dumps(wire.to_problem(_TOO_LARGE), separators=(",", ":")).encode()
+    return (
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
+    )
+
+
+_REFUSAL: Final = _refusal()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with bounds on the head."""
+
+    _reading_head = True
+    _head_size = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._head_is_whole()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._reading_head:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._reading_head and self._head_size > MAX_HEAD:
+            self._refuse()
+
+    def on_message_begin(self) -> None:
+        """The parser's first byte of a request."""
+        super().on_message_begin()
+        if not self._reading_head:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """The parser's last byte of a head."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._head_is_whole()
+        if size > MAX_HEAD:
+            self._refuse()
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """The parser's next piece of a body."""
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The parser's end of a request."""
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def _expect_head(self) -> None:
+        self._reading_head, self._head_size = True, 0
+        if self._late is None:
+            self._late = self.loop.call_later(MAX_HEAD_SECONDS, self._give_up)
+
+    def _head_is_whole(self) -> None:
+        self._reading_head = False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(_REFUSAL)
+            self.transport.close()
+
+
+def options() -> dict[str, Any]:
+    """uvicorn's settings for the gateway."""
+    return {
+        "http": BoundedProtocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "lifespan": "off",
+        "server_header": False,
+        "date_header": False,
+        "proxy_headers": False,
+        "limit_concurrency": 4096,
+        "timeout_graceful_shutdown": 10,
+    }
