@@ -106,6 +106,8 @@ def _databases(settings: Settings) -> Iterator[Finding]:
     from taskman_server.kit.db.migrate import current, head
 
     began = (settings.data / "VERSION").exists()
+    if began and not (settings.data / "paging.key").exists():
+        yield False, "paging.key: missing; restore the whole folder from a backup"
     for name in (*SERVICES, "broker"):
         path = settings.data / f"{name}.db"
         if not path.exists():

@@ -43,7 +43,9 @@ def up(config: Path | None, **flags: Any) -> None:
     from taskman_server.kit.logs import configure
 
     configure(settings.log_level, settings.log_format)
-    asyncio.run(_serve(settings.with_port(listener.getsockname()[1]), listener))
+    import uvloop  # with the server alone: `--help` does without
+
+    uvloop.run(_serve(settings.with_port(listener.getsockname()[1]), listener))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -18,9 +18,9 @@ _HEADERS: Final = frozenset({"authorization", "cookie", "idempotency-key"})
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    secrets = contract.secret_fields() | _HEADERS
+    secrets = contract.secret_fields()
     for key in event:
-        if key.lower() in secrets:
+        if (name := key.lower()) in secrets or name in _HEADERS:
             event[key] = REDACTED
     return event
 
@@ -35,22 +35,24 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _redact,
     ]
     number = getattr(logging, level.upper())
+    ending: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    # Our own lines go straight out: by way of `logging`, the line of a request took a third of a GET's time.
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    ending: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if text:
-        ending.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
-    else:
-        ending += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    ending = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=ending))
     root = logging.getLogger()

@@ -49,6 +49,16 @@ class Guard:
         return self.cancelled or time.monotonic() > self.deadline
 
 
+class InlineGuard(Guard):
+    """The guard of reads on the event loop. Its deadline counts processor time: a read that was short, but was kept
+    waiting for a processor, is not slow, and a thread would only wait longer."""
+
+    __slots__ = ()
+
+    def __call__(self) -> bool:
+        return self.cancelled or time.thread_time() > self.deadline
+
+
 class SqliteDatabase:
     """A service's database file. Implements `kit.db.Database`; to be used from one event loop."""
 
@@ -209,7 +219,7 @@ class SqliteDatabase:
             self.check_open()
         sql, values = prepared.bind(params)
         if not prepared.slow_until or prepared.slow_until < time.monotonic():
-            self._reader_guard.deadline = time.monotonic() + self._budget
+            self._reader_guard.deadline = time.thread_time() + self._budget
             try:
                 return prepared.rows(fetch(self._reader, sql, values, first))
             except apsw.InterruptError:
@@ -256,7 +266,7 @@ class SqliteDatabase:
             connection.pragma("query_only", True)
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # a damaged file shows here, by name
         connection.set_busy_timeout(0)
-        guard = Guard()
+        guard = InlineGuard() if read_only else Guard()
         connection.set_progress_handler(guard, _STEPS)
         return connection, guard
 
