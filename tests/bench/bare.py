@@ -16,6 +16,8 @@ from typing import Any
 
 import uvicorn
 
+from taskman_server.gateway.protocol import options
+
 Message = MutableMapping[str, Any]
 _CASE = b"x-bench-case"
 
@@ -51,19 +53,7 @@ def main() -> None:
     recorded = json.loads(Path(sys.argv[1]).read_text())
     answers = {case.encode(): _messages(answer) for case, answer in recorded.items()}
     answers[b"ready"] = _messages({"status": 200, "headers": [["content-length", "0"]], "body": ""})
-    uvicorn.run(
-        application(answers),
-        host="127.0.0.1",
-        port=int(os.environ["TASKMAN_PORT"]),
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-    )
+    uvicorn.run(application(answers), host="127.0.0.1", port=int(os.environ["TASKMAN_PORT"]), **options())
 
 
 if __name__ == "__main__":
