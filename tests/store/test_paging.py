@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
+from taskman_sdk.errors import InvalidArgumentError
 from taskman_server.kit.db import Database
-from taskman_server.kit.paging import BadPageToken, Keyset, Pager, SortKey, page
+from taskman_server.kit.paging import BadPageToken, Keyset, Pager, SortKey, page, parse_order_by
 from tests.store.support import EFFECTS, NOTES
 
 PAGER = Pager(b"0123456789abcdef")
@@ -198,3 +199,28 @@ def test_misuse_is_told() -> None:
             Keyset(*keys)
     with pytest.raises(BadPageToken):
         Keyset(SortKey(NOTES.c.id)).after(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "descending"),
+    [
+        ("", "create_time", False),
+        ("  ", "create_time", False),
+        ("title", "title", False),
+        ("title asc", "title", False),
+        (" title   desc ", "title", True),
+    ],
+)
+def test_an_order_is_a_name_and_a_direction(text: str, name: str, descending: bool) -> None:
+    """AIP-132."""
+    assert parse_order_by(text, ("create_time", "title")) == (name, descending)
+
+
+@pytest.mark.parametrize("text", ["titel", "title down", "title desc desc", "title,create_time", "desc", "title DESC"])
+def test_another_order_is_refused_with_the_legal_ones(text: str) -> None:
+    """AIP-132."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse_order_by(text, ("create_time", "title"))
+    assert (caught.value.reason, caught.value.metadata) == ("ORDER_BY_INVALID", {"legal": "create_time, title"})
+    assert caught.value.field_violations[0].field == "order_by"
+    assert repr(text) in caught.value.message

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -56,6 +56,31 @@ class BadPageToken(InvalidArgumentError):
 def page_size(asked: int) -> int:
     """How many rows a page has: the default for 0, never more than the most (AIP-158)."""
     return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def parse_order_by(text: str, legal: Collection[str], default: str = "create_time") -> tuple[str, bool]:
+    """The name in an `order_by`, and whether it is descending (AIP-132).
+
+    Args:
+        text: as it was asked, for example `create_time desc`; empty for the default.
+        legal: the names to sort by.
+        default: the one of them that an empty text means.
+
+    Raises:
+        InvalidArgumentError: it names something else than the legal ones.
+    """
+    name, *direction = text.split() or [default]
+    if name not in legal or direction not in ([], ["asc"], ["desc"]):
+        names = ", ".join(legal)
+        raise InvalidArgumentError(
+            f"order_by: cannot sort by {text!r}. Use one of {names}, with ` desc` behind it if wanted.",
+            reason="ORDER_BY_INVALID",
+            metadata={"legal": names},
+            field_violations=[
+                FieldViolation("order_by", f"must be one of {names}, with ` desc` if wanted", "order_by")
+            ],
+        )
+    return name, direction == ["desc"]
 
 
 class Pager:

@@ -20,7 +20,7 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
 )
 from taskman_server.kit import filters
 from taskman_server.kit.cel import CelUnplannable, Environment
-from taskman_server.kit.paging import Value, page_size
+from taskman_server.kit.paging import Value, page_size, parse_order_by
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.services.tasks import convert
 from taskman_server.services.tasks.handlers.base import Base
@@ -56,7 +56,7 @@ class ListHandlers(Base):
 
     async def list_tasks(self, request: ListTasksRequest, call: Call) -> ListTasksResponse:
         """See the contract."""
-        order, descending = _order(request.order_by)
+        order, descending = parse_order_by(request.order_by, ORDERS)
         project = await self._project_id(request.project, call)
         query = await self._query(
             call,
@@ -173,24 +173,3 @@ async def _planned(call: Call, read: Callable[[], Awaitable[Found]]) -> Found:
             reason="POLICY_NOT_SEARCHABLE",
             metadata={"permission": call.method.permission},
         ) from None
-
-
-def _order(order_by: str) -> tuple[str, bool]:
-    """The name and direction in an `order_by` (AIP-132).
-
-    Raises:
-        InvalidArgumentError: it names something else than the legal ones.
-    """
-    parts = order_by.split() or ["create_time"]
-    name, direction = parts[0], parts[1:]
-    if name not in ORDERS or direction not in ([], ["asc"], ["desc"]):
-        legal = ", ".join(ORDERS)
-        raise InvalidArgumentError(
-            f"order_by: cannot sort by {order_by!r}. Use one of {legal}, with ` desc` behind it if wanted.",
-            reason="ORDER_BY_INVALID",
-            metadata={"legal": legal},
-            field_violations=[
-                FieldViolation("order_by", f"must be one of {legal}, with ` desc` if wanted", "order_by")
-            ],
-        )
-    return name, direction == ["desc"]
