@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ __all__ = [
     "clean_labels",
     "clean_line",
     "clean_text",
+    "control_name",
     "draft",
     "invalid",
     "move",
@@ -38,6 +40,11 @@ PRIORITIES: Final[Mapping[str, int]] = MappingProxyType({"low": 1, "medium": 2, 
 DEFAULT_PRIORITY: Final = "medium"
 MAX_LABELS: Final = 50
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")  # C0 and DEL, ISO/IEC 646
+_CONTROL_NAMES: Final = (
+    "NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "HT", "LF", "VT", "FF", "CR", "SO", "SI", "DLE",
+    "DC1", "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +225,25 @@ def clean_line(text: str) -> str:
     """A text of one line, as it was given.
 
     Raises:
-        ValueError: it is empty or blank, or holds a line break or a NUL character.
+        ValueError: it is empty or blank, or holds a line break, a tab or another control character of ASCII; they are
+            invisible, and steer the terminals and spreadsheets that the text comes to.
     """
     if not clean_text(text).strip():
         raise ValueError("must not be empty")
     if "\n" in text or "\r" in text:
         raise ValueError("must be one line: remove the line break")
+    if found := _CONTROL.search(text):
+        name = control_name(found[0])
+        raise ValueError(f"holds {name} at character {found.start() + 1}: remove it")
     return text
+
+
+def control_name(character: str) -> str:
+    """What people call a control character of ASCII, for example `the control character ESC (U+001B)`."""
+    code = ord(character)
+    if code == 9:
+        return "a tab"
+    return f"the control character {_CONTROL_NAMES[code] if code < 32 else 'DEL'} (U+{code:04X})"
 
 
 def clean_labels(labels: Iterable[str]) -> list[str]:

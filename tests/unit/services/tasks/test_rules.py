@@ -121,7 +121,33 @@ def test_labels_stay_as_given_but_trimmed_and_once() -> None:
             rules.clean_labels(bad)
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\0\n\r"), min_size=1).filter(str.strip)))
+@pytest.mark.parametrize(
+    ("character", "name"),
+    [
+        ("\x1b", "ESC"),
+        ("\x07", "BEL"),
+        ("\x7f", "DEL"),
+        ("\t", "a tab"),
+        ("\x00", "NUL"),
+        ("\x1f", "US"),
+        ("\n", "line"),
+    ],
+)
+def test_a_line_holds_no_control_character_and_the_error_names_it(character: str, name: str) -> None:
+    """TASK-1: titles, labels and names of projects come to terminals and spreadsheets."""
+    with pytest.raises(ValueError, match=name):
+        rules.clean_line(f"a{character}b")
+    with pytest.raises(ValueError, match=f"label 2 .*{name}"):
+        rules.clean_labels(["fine", f"a{character}b"])
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])).filter(str.strip))
+def test_every_other_text_of_one_line_stays_as_it_is(text: str) -> None:
+    """TASK-1"""
+    assert rules.clean_line(text) == text
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cc"]), min_size=1).filter(str.strip)))
 def test_cleaned_labels_are_clean(labels: list[str]) -> None:
     """TASK-1: cleaning twice changes nothing, and loses no label."""
     once = rules.clean_labels(labels)
