@@ -187,14 +187,17 @@ class ImportResult(Model):
     Attributes:
         task: Its id, when it exists now.
         key: Its key, when it exists now.
-        created: True when this call made it; false when an earlier one did, or it is bad.
+        created: True when this call made it, or would without `validate_only` (it has no id and key then);
+            false when an earlier one did, or it is bad.
         error: Which field is bad and why; empty when none is.
     """
 
     task: str = Field(default="", description="Its id, when it exists now.")
     key: str = Field(default="", description="Its key, when it exists now.")
     created: bool = Field(
-        default=False, description="True when this call made it; false when an earlier one did, or it is bad."
+        default=False,
+        description="True when this call made it, or would without `validate_only` (it has no id and key then);"
+        " false when an earlier one did, or it is bad.",
     )
     error: str = Field(default="", description="Which field is bad and why; empty when none is.")
 

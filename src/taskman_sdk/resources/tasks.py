@@ -478,6 +478,7 @@ class AsyncTasks(AsyncResource):
         *,
         project: str,
         tasks: Sequence[Task | Mapping[str, Any]],
+        validate_only: bool | NotGiven = NOT_GIVEN,
         idempotency_key: str | None = None,
         timeout: float | None = None,
         extra_headers: Mapping[str, str] | None = None,
@@ -492,6 +493,8 @@ class AsyncTasks(AsyncResource):
             tasks: The tasks, in the order that their keys are to have. `state`, `create_time` and `external_id`
                 are taken over, and `key` too where it is one of the project's and free; else the task gets the
                 next one.
+            validate_only: Judge everything as an import would, known external ids included, but change nothing
+                (AIP-163).
             idempotency_key: under this key the call takes effect once; made for you when not given.
             timeout: seconds for the whole call with its retries; the client's when not given.
             extra_headers: headers to send beside the SDK's own.
@@ -506,7 +509,7 @@ class AsyncTasks(AsyncResource):
             "task",
             "ImportTasks",
             ImportTasksResponse,
-            {"project": project, "tasks": tasks},
+            {"project": project, "tasks": tasks, "validate_only": validate_only},
             idempotency_key=idempotency_key,
             timeout=timeout,
             extra_headers=extra_headers,

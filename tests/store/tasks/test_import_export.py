@@ -140,6 +140,48 @@ async def test_an_import_run_again_makes_nothing_twice(house: House) -> None:
     assert [(r.key, r.created) for r in await _import(house, ann, tasks[0])] == [("WEB-1", False)]
 
 
+async def test_an_import_that_only_validates_says_what_the_import_will_and_changes_nothing(house: House) -> None:
+    """TASK-9: known external ids, states, assignees, control characters; no task, no event, no number (AIP-163)."""
+    ann, zoe = house.peers.user(), house.peers.user()
+    await house.project(ann)
+    await _import(house, ann, Task(title="Known", external_id="k"))
+    await house.events()
+    tasks = [
+        Task(title="Known", external_id="k"),
+        Task(title="New", external_id="n"),
+        Task(title="New again", external_id="n"),
+        Task(title="No id"),
+        Task(title="x", state="floating"),
+        Task(title="x", assignees=["user_nobody"]),
+        Task(title="x", assignees=[zoe]),
+        Task(title="bell \x07"),
+        Task(title="Its own key", key="WEB-70"),
+    ]
+    before = await house.rows("SELECT * FROM projects"), await house.rows("SELECT * FROM tasks")
+    request = ImportTasksRequest(project="WEB", tasks=tasks, validate_only=True)
+    planned = (await house.call(ann, "ImportTasks", request, ImportTasksResponse)).results
+    assert [(r.key, r.created) for r in planned[:4]] == [("WEB-1", False), ("", True), ("", False), ("", True)]
+    assert [r.error.partition(":")[0] for r in planned] == [
+        "", "", "", "", "state", "assignees", "assignees", "title", "",
+    ]  # fmt: skip
+    assert "BEL" in planned[7].error
+    assert (await house.rows("SELECT * FROM projects"), await house.rows("SELECT * FROM tasks")) == before
+    assert await house.events() == []
+    real = await _import(house, ann, *tasks)
+    assert [(r.created, r.error) for r in real] == [(r.created, r.error) for r in planned]
+    assert [r.key for r in real if r.created] == ["WEB-71", "WEB-72", "WEB-70"]
+
+
+async def test_an_import_that_only_validates_needs_the_same_right(house: House) -> None:
+    """TASK-9, AUTHZ-1"""
+    ann, bob, zoe = (house.peers.user() for _ in range(3))
+    await house.project(ann, viewer=bob)
+    request = ImportTasksRequest(project="WEB", tasks=[Task(title="x")], validate_only=True)
+    for user, refused in ((bob, PermissionDeniedError), (zoe, NotFoundError)):
+        with pytest.raises(refused):
+            await house.call(user, "ImportTasks", request, ImportTasksResponse)
+
+
 async def test_two_imports_at_once_make_each_task_once(house: House) -> None:
     """TASK-9: looked at inside the transaction."""
     ann = house.peers.user()

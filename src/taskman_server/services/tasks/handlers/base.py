@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from taskman_sdk.errors import FieldViolation, InvalidArgumentError
+from taskman_sdk.errors import AbortedError, FieldViolation, InvalidArgumentError
 from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
 from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
 from taskman_server.kit.db import Row, Transaction
+from taskman_server.kit.guard import Scope
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
 from taskman_server.services.tasks.store import Fts5, ProjectStore, TaskStore
 
-__all__ = ["Base", "actor"]
+__all__ = ["Base", "actor", "still_allowed"]
 
 _BATCH: Final = 1000  # users that BatchGetUsers takes
 
@@ -22,6 +23,30 @@ _BATCH: Final = 1000  # users that BatchGetUsers takes
 def actor(call: Call) -> str:
     """Who does it: the principal, or the one that a service calls for."""
     return call.principal.actor or call.principal.id
+
+
+def _moved(before: Row, now: Row) -> bool:
+    """Whether anything changed that a decision looks at; a task's version says nothing of its project's members."""
+    return (before.version, before.members, before.visibility) != (now.version, now.members, now.visibility)
+
+
+def still_allowed(scope: Scope, resource: convert.Resource, kind: str, key: str) -> None:
+    """Decides again inside a transaction, on what is there now and by the plan that was fetched before it began.
+
+    A member who was removed meanwhile does not write once more. The attempt is refused as one to be made again: that
+    one gets the true answer, and its denial is put on record, which asks a peer and cannot be done here.
+
+    Raises:
+        AbortedError: the scope does not allow it any more.
+    """
+    program = scope.program
+    allowed = not scope.denied if program is None else program.test({"resource": resource, **scope.constants})
+    if not allowed:
+        raise AbortedError(
+            f"The {kind} {key} was changed by somebody else at this moment; nothing was done. Try again.",
+            reason=f"{kind.upper()}_CHANGED_MEANWHILE",
+            retry_after=0,
+        )
 
 
 class Base:
@@ -63,18 +88,44 @@ class Base:
         await call.authorize(convert.task_resource(row), hidden=not_found("task", name), read_permission="tasks.read")
         return row
 
-    async def _task_again(self, tx: Transaction, row: Row, call: Call, etag: str = "") -> Row:
-        """The task as it is inside the transaction, fit to be changed.
+    async def _open(self, call: Call, row: Row, etag: str = "", *, trash: bool = False) -> tuple[Transaction, Row]:
+        """Begins the transaction of a change, with the task as it is inside, fit to be changed.
+
+        Args:
+            call: the call, which was authorized for `row`.
+            row: the task as it was read before.
+            etag: the one the caller saw; empty for any.
+            trash: the task may be in the trash.
 
         Raises:
             FailedPreconditionError: it is in the trash.
-            AbortedError: it has another etag than the one given.
+            AbortedError: it has another etag than the one given, or the call may not change it as it is now.
         """
+        scope = await call.scope()
+        tx = await call.begin()
         current = await self.tasks.get(row.organization, row.id, tx)
         assert current is not None, "a task is never deleted for good"
-        rules.check_deleted(current.key, current.delete_time)
+        if _moved(row, current):
+            still_allowed(scope, convert.task_resource(current), "task", current.key)
+        if not trash:
+            rules.check_deleted(current.key, current.delete_time)
         call.check_etag(etag, convert.etag(current), f"The task {current.key}")
-        return current
+        return tx, current
+
+    async def _open_project(self, call: Call, row: Row, etag: str = "") -> tuple[Transaction, Row]:
+        """The same for a project.
+
+        Raises:
+            AbortedError: it has another etag than the one given, or the call may not change it as it is now.
+        """
+        scope = await call.scope()
+        tx = await call.begin()
+        current = await self.projects.get(row.organization, row.id, tx)
+        assert current is not None, "a project is never deleted"
+        if _moved(row, current):
+            still_allowed(scope, convert.project_resource(current), "project", current.key)
+        call.check_etag(etag, convert.etag(current), f"The project {current.key}")
+        return tx, current
 
     async def _change(
         self,

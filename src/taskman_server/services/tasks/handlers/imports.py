@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import protovalidate
@@ -16,11 +16,11 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
     ImportTasksResponse,
     Task,
 )
-from taskman_server.kit.db import Row
+from taskman_server.kit.db import Row, Transaction
 from taskman_server.kit.rpc import Call
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
-from taskman_server.services.tasks.handlers.base import actor
+from taskman_server.services.tasks.handlers.base import actor, still_allowed
 from taskman_server.services.tasks.handlers.tasks import TaskHandlers, new_task
 
 __all__ = ["ImportHandlers"]
@@ -33,24 +33,13 @@ class ImportHandlers(TaskHandlers):
     """The RPC that takes over tasks of another system."""
 
     async def import_tasks(self, request: ImportTasksRequest, call: Call) -> ImportTasksResponse:
-        """See the contract. The tasks that are good land in one commit."""
+        """See the contract. The tasks that are good land in one commit; with `validate_only` there is none."""
         organization = call.principal.organization
         project = await self.projects.get(organization, request.project)
         if project is None:
             raise not_found("project", request.project)
-        creator = actor(call)
         await call.authorize(
-            convert.Resource(
-                project.members,
-                id="",
-                project=project.id,
-                state="",
-                priority="",
-                labels=[],
-                assignees=[],
-                creator=creator,
-                visibility=project.visibility,
-            ),
+            _resource(project, actor(call)),
             hidden=not_found("project", request.project),
             read_permission="tasks.read",
         )
@@ -59,27 +48,52 @@ class ImportHandlers(TaskHandlers):
         users = {user for draft in drafts.values() for user in draft.assignees}
         active = await self._active(call, users)
 
+        if request.validate_only:
+            await self._sort(project, None, drafts, active, results)
+            return ImportTasksResponse(results=results)
+        scope = await call.scope()
         tx = await call.begin()
-        project = await self.projects.get(organization, project.id, tx)
-        assert project is not None
-        known = await self.tasks.external(tx, project, {d.external_id for d in drafts.values() if d.external_id})
-        fresh: list[tuple[int, rules.Draft]] = []
-        twins: dict[int, str] = {}  # tasks whose external id this call has made, or is about to make
-        coming: set[str] = set()
-        for index, draft in drafts.items():
-            if draft.external_id and (draft.external_id in known or draft.external_id in coming):
-                twins[index] = draft.external_id
-            elif problem := _assignees_problem(draft, active, project):
-                results[index].error = problem
-            else:
-                fresh.append((index, draft))
-                coming.add(draft.external_id)
+        before, project = project, await self.projects.get(organization, project.id, tx)
+        assert project is not None, "a project is never deleted"
+        if (before.members, before.visibility) != (project.members, project.visibility):
+            still_allowed(scope, _resource(project, actor(call)), "project", project.key)
+        fresh, twins = await self._sort(project, tx, drafts, active, results)
         if fresh:
             await self._land(call, tx, project, fresh, results)
-            known |= {draft.external_id: (results[index].task, results[index].key) for index, draft in fresh}
-        for index, external_id in twins.items():
-            results[index].task, results[index].key = known[external_id]
+        for index, first in twins.items():
+            results[index].task, results[index].key = results[first].task, results[first].key
         return ImportTasksResponse(results=results)
+
+    async def _sort(
+        self,
+        project: Row,
+        tx: Transaction | None,
+        drafts: Mapping[int, rules.Draft],
+        active: set[str],
+        results: Sequence[ImportResult],
+    ) -> tuple[list[tuple[int, rules.Draft]], dict[int, int]]:
+        """Parts the drafts: those to be made, and those that repeat one to be made, with its place.
+
+        The results tell of what is wrong with one, of those that are there already, and which are to be made.
+        """
+        known = await self.tasks.external(project, {d.external_id for d in drafts.values() if d.external_id}, tx)
+        fresh: list[tuple[int, rules.Draft]] = []
+        twins: dict[int, int] = {}
+        coming: dict[str, int] = {}
+        for index, draft in drafts.items():
+            result = results[index]
+            if draft.external_id in known:
+                result.task, result.key = known[draft.external_id]
+            elif draft.external_id in coming:
+                twins[index] = coming[draft.external_id]
+            elif problem := _assignees_problem(draft, active, project):
+                result.error = problem
+            else:
+                result.created = True
+                fresh.append((index, draft))
+                if draft.external_id:
+                    coming[draft.external_id] = index
+        return fresh, twins
 
     async def _judge(
         self, tasks: Sequence[Task], project: Row, results: Sequence[ImportResult]
@@ -122,7 +136,7 @@ class ImportHandlers(TaskHandlers):
                 await asyncio.sleep(0)
             task = await self._tell_created(call, tx, values)
             result = results[index]
-            result.task, result.key, result.created = task.id, task.key, True
+            result.task, result.key = task.id, task.key
 
     async def _numbers(self, tx: Any, project: Row, drafts: Sequence[rules.Draft]) -> list[int]:
         """A number for each task: its own where it brings one that is free, else the next."""
@@ -149,6 +163,21 @@ def _shape_problem(task: Task) -> str:
         elements = violation.proto.field.elements if violation.proto.field is not None else []
         return f"{elements[0].field_name if elements else 'task'}: {violation.proto.message}"
     return ""
+
+
+def _resource(project: Row, creator: str) -> convert.Resource:
+    """Any task of the project to be, as policies see it."""
+    return convert.Resource(
+        project.members,
+        id="",
+        project=project.id,
+        state="",
+        priority="",
+        labels=[],
+        assignees=[],
+        creator=creator,
+        visibility=project.visibility,
+    )
 
 
 def _assignees_problem(draft: rules.Draft, active: set[str], project: Row) -> str:

@@ -82,17 +82,14 @@ class ProjectHandlers(Base):
             raise rules.invalid([FieldViolation("project.id", "must be an id or a key", "required")])
         row = await self._project(given.id, call)
         changes = _read(given, changed_paths(given, request.update_mask, _MUTABLE, "project"))
-        tx = await call.begin()
-        row = await self._project_again(tx, row)
-        call.check_etag(given.etag, convert.etag(row), f"The project {row.key}")
+        tx, row = await self._open_project(call, row, given.etag)
         return await self._change_project(call, tx, row, "project.updated", None, **changes)
 
     async def add_project_member(self, request: AddProjectMemberRequest, call: Call) -> Project:
         """See the contract."""
         row = await self._project(request.project, call)
         await self._require_active(call, [request.user], "user")
-        tx = await call.begin()
-        row = await self._project_again(tx, row)
+        tx, row = await self._open_project(call, row)
         members = {**row.members, request.user: request.role}
         rules.check_last_admin(row.members, members)
         member = ProjectMember(user=request.user, role=request.role)
@@ -101,8 +98,7 @@ class ProjectHandlers(Base):
     async def remove_project_member(self, request: RemoveProjectMemberRequest, call: Call) -> Project:
         """See the contract."""
         row = await self._project(request.project, call)
-        tx = await call.begin()
-        row = await self._project_again(tx, row)
+        tx, row = await self._open_project(call, row)
         members = dict(row.members)
         role = members.pop(request.user, None)
         if role is None:
@@ -110,11 +106,6 @@ class ProjectHandlers(Base):
         rules.check_last_admin(row.members, members)
         member = ProjectMember(user=request.user, role=role)
         return await self._change_project(call, tx, row, "project.member_removed", member, members=members)
-
-    async def _project_again(self, tx: Transaction, row: Row) -> Row:
-        current = await self.projects.get(row.organization, row.id, tx)
-        assert current is not None, "a project is never deleted"
-        return current
 
     async def _change_project(
         self, call: Call, tx: Transaction, before: Row, event: str, member: ProjectMember | None, **changes: Any

@@ -26,7 +26,7 @@ from taskman_server.kit.masks import changed_paths
 from taskman_server.kit.rpc import Call
 from taskman_server.kit.rpc.call import not_found, precondition
 from taskman_server.services.tasks import convert, rules
-from taskman_server.services.tasks.handlers.base import Base, actor
+from taskman_server.services.tasks.handlers.base import Base, actor, still_allowed
 
 __all__ = ["TaskHandlers", "new_task"]
 
@@ -67,9 +67,13 @@ class TaskHandlers(Base):
         draft.create_time = draft.complete_time = None  # for imports alone
         if draft.assignees:
             await self._require_active(call, draft.assignees, "task.assignees[{}]")
+        scope = await call.scope()
         tx = await call.begin()
+        before, project = project, await self.projects.get(project.organization, project.id, tx)
+        assert project is not None, "a project is never deleted"
+        if (before.members, before.visibility) != (project.members, project.visibility):
+            still_allowed(scope, _resource(project, draft, actor(call)), "project", project.key)
         if draft.assignees:
-            project = await self.projects.get(project.organization, project.id, tx) or project
             rules.check_may_see(draft.assignees, project.members, project.visibility, project.key)
         number = await self.projects.allot(tx, project, 1)
         values = new_task(project, number, draft, actor(call), call.now)
@@ -95,8 +99,7 @@ class TaskHandlers(Base):
             raise rules.invalid([FieldViolation("task.id", "must be an id or a key", "required")])
         row = await self._task(given.id, call)
         changes = _read(given, changed_paths(given, request.update_mask, _MUTABLE, "task"))
-        tx = await call.begin()
-        row = await self._task_again(tx, row, call, given.etag)
+        tx, row = await self._open(call, row, given.etag)
         if "start_time" in changes or "due_time" in changes:
             try:
                 rules.check_times(changes.get("start_time", row.start_time), changes.get("due_time", row.due_time))
@@ -107,24 +110,20 @@ class TaskHandlers(Base):
     async def delete_task(self, request: DeleteTaskRequest, call: Call) -> Task:
         """See the contract."""
         row = await self._task(request.task, call)
-        tx = await call.begin()
-        row = await self._task_again(tx, row, call, request.etag)
+        tx, row = await self._open(call, row, request.etag)
         return await self._change(call, tx, row, [("task.deleted", ())], delete_time=call.now)
 
     async def restore_task(self, request: RestoreTaskRequest, call: Call) -> Task:
         """See the contract. A task that is not in the trash stays as it is."""
         row = await self._task(request.task, call)
-        tx = await call.begin()
-        current = await self.tasks.get(row.organization, row.id, tx)
-        assert current is not None
-        return await self._change(call, tx, current, [("task.restored", ())], delete_time=None)
+        tx, row = await self._open(call, row, trash=True)
+        return await self._change(call, tx, row, [("task.restored", ())], delete_time=None)
 
     async def assign_task(self, request: AssignTaskRequest, call: Call) -> Task:
         """See the contract."""
         row = await self._task(request.task, call)
         await self._require_active(call, request.assignees, "assignees[{}]")
-        tx = await call.begin()
-        row = await self._task_again(tx, row, call, request.etag)
+        tx, row = await self._open(call, row, request.etag)
         coming = [user for user in request.assignees if user not in row.assignees]
         rules.check_may_see(coming, row.members, row.visibility, row.key.rpartition("-")[0])
         assignees = [*row.assignees, *coming]
@@ -140,8 +139,7 @@ class TaskHandlers(Base):
     async def unassign_task(self, request: UnassignTaskRequest, call: Call) -> Task:
         """See the contract. Users who are not assigned are passed over."""
         row = await self._task(request.task, call)
-        tx = await call.begin()
-        row = await self._task_again(tx, row, call, request.etag)
+        tx, row = await self._open(call, row, request.etag)
         leaving = [user for user in row.assignees if user in request.assignees]
         assignees = [user for user in row.assignees if user not in leaving]
         return await self._change(call, tx, row, [("task.unassigned", leaving)], assignees=assignees)
@@ -149,8 +147,7 @@ class TaskHandlers(Base):
     async def transition_task(self, request: TransitionTaskRequest, call: Call) -> Task:
         """See the contract."""
         row = await self._task(request.task, call)
-        tx = await call.begin()
-        row = await self._task_again(tx, row, call, request.etag)
+        tx, row = await self._open(call, row, request.etag)
         project = await self.projects.get(row.organization, row.project, tx)
         assert project is not None
         move = rules.move(rules.Workflow.from_value(project.workflow), row.state, request.state)

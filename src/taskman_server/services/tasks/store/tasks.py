@@ -141,12 +141,16 @@ class TaskStore:
             return await source.fetch_one(_BY_ID, organization=organization, id=name)
         return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
 
-    async def external(self, tx: Transaction, project: Row, external_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    async def external(
+        self, project: Row, external_ids: Iterable[str], source: Executor | None = None
+    ) -> dict[str, tuple[str, str]]:
         """Those of the external ids that the project knows, with the id and key of their task (TASK-9)."""
         wanted = list(external_ids)
         if not wanted:
             return {}
-        rows = await tx.fetch_all(_EXTERNAL, project=project.id, organization=project.organization, external_ids=wanted)
+        rows = await (source or self._db).fetch_all(
+            _EXTERNAL, project=project.id, organization=project.organization, external_ids=wanted
+        )
         return {row.external_id: (row.id, row.key) for row in rows}
 
     async def taken(self, tx: Transaction, organization: str, keys: Iterable[str]) -> set[str]:
