@@ -334,20 +334,3 @@ async def test_a_process_that_is_killed_after_sending_sends_once_more_under_the_
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == delivery.id
     assert first.body == second.body
     assert LEASE.total_seconds() < 300
-
-
-async def test_at_most_ten_are_under_way_at_once_and_all_arrive(house: House, hooks: HookServer) -> None:
-    """NOTIFY-5: a slow receiver does not take the whole service."""
-    hooks.hold = asyncio.Event()
-    await create(house, hooks.url, "task.created")
-    await house.publish(*(a_task_event(house) for _ in range(25)))
-    await hooks.arrived(10)
-    wake(house)
-    await looked(house)
-    assert len(house.parts.workers[0]._running) == 10  # type: ignore[attr-defined]
-    assert len(hooks.hooks) == 10
-    hooks.hold.set()
-    hooks.hold = None
-    await hooks.arrived(25)
-    await attempted(house, 25)
-    assert len(await deliveries(house, 'state == "delivered"')) == 25

@@ -18,7 +18,7 @@ from taskman_sdk.errors import FieldViolation, InvalidArgumentError
 from taskman_server.kit.events import Event
 
 __all__ = [
-    "DELAYS", "SECRET_PREFIX", "SENSITIVE_ATTEMPTS", "check_url", "is_private", "is_reachable", "next_delay",
+    "DELAYS", "SECRET_PREFIX", "SENSITIVE_ATTEMPTS", "check_url", "host_of", "is_private", "is_reachable", "next_delay",
     "one_line", "retry_after", "rfc3339", "signature", "webhook_body", "webhook_secret", "webhook_wants",
 ]  # fmt: skip
 
@@ -217,6 +217,11 @@ def check_url(url: str, allow_private: bool, field: str = "webhook.url") -> None
     if not is_reachable(address, parts.scheme, allow_private):
         what = "plain http goes to private addresses alone" if not is_private(address) else f"{host} is never called"
         raise _bad_url(f"{what}; use an https:// URL", "WEBHOOK_URL_PRIVATE", field)
+
+
+def host_of(url: str) -> str:
+    """The host that a webhook's URL names, in one spelling; ports are not told apart."""
+    return (urlsplit(url).hostname or "").rstrip(".")
 
 
 def _is_localhost(host: str) -> bool:

@@ -4,6 +4,7 @@ worker alone looks at what is due in all of them."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -58,6 +59,10 @@ _WEBHOOK_UPDATE = Statement(
     )
 )
 _WEBHOOK_DELETE = Statement(sa.delete(WEBHOOKS).where(WEBHOOKS.c.id == _ID, WEBHOOKS.c.organization == _ORGANIZATION))
+_WEBHOOK_COUNT = Statement(
+    sa.select(sa.func.count().label("count")).select_from(WEBHOOKS).where(WEBHOOKS.c.organization == _ORGANIZATION)
+)
+_WEBHOOK_URLS = Statement(sa.select(WEBHOOKS.c.id, WEBHOOKS.c.url).where(WEBHOOKS.c.organization == _ORGANIZATION))
 _WEBHOOKS_ACTIVE = Statement(
     sa.select(WEBHOOKS.c.id, WEBHOOKS.c.url, WEBHOOKS.c.event_types).where(
         WEBHOOKS.c.organization == _ORGANIZATION, WEBHOOKS.c.disabled.is_(False)
@@ -72,22 +77,86 @@ _DELIVERY_SEND = Statement(
     .where(DELIVERIES.c.id == bindparam("key"), DELIVERIES.c.organization == bindparam("owner"))
     .values(state="pending", tries=0, next_attempt_time=bindparam("now"))
 )
-_DUE = Statement(
-    sa.select(DELIVERIES)
-    .where(
+
+
+def _first_organization(*more: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+    pending = sa.select(sa.func.min(DELIVERIES.c.organization))
+    return pending.where(
+        DELIVERIES.c.state == "pending", DELIVERIES.c.channel == bindparam("channel"), *more
+    ).scalar_subquery()
+
+
+def _organizations_due() -> sa.Select[Any]:
+    # From one organization to the next by index: however many deliveries each has, it costs two look-ups.
+    first = sa.select(_first_organization().label("organization")).cte("organizations", recursive=True)
+    following = _first_organization(DELIVERIES.c.organization > first.c.organization).label("organization")
+    every = first.union_all(sa.select(following).where(first.c.organization.is_not(None)))
+    due = sa.exists().where(
         DELIVERIES.c.state == "pending",
+        DELIVERIES.c.channel == bindparam("channel"),
+        DELIVERIES.c.organization == every.c.organization,
         DELIVERIES.c.next_attempt_time <= bindparam("now"),
     )
+    return sa.select(every.c.organization).where(every.c.organization.is_not(None), due)
+
+
+_ORGANIZATIONS_DUE = Statement(_organizations_due())
+_RUNNING: Final[sa.BindParameter[Any]] = bindparam("running", expanding=True)
+_DUE = Statement(
+    sa.select(DELIVERIES, WEBHOOKS.c.url.label("webhook_url"))
+    .join_from(
+        DELIVERIES,
+        WEBHOOKS,
+        sa.and_(WEBHOOKS.c.id == DELIVERIES.c.webhook, WEBHOOKS.c.organization == DELIVERIES.c.organization),
+        isouter=True,
+    )
+    .where(
+        DELIVERIES.c.state == "pending",
+        DELIVERIES.c.channel == bindparam("channel"),
+        DELIVERIES.c.organization == _ORGANIZATION,
+        DELIVERIES.c.next_attempt_time <= bindparam("now"),
+        # One that is running is due only when its lease ran out before it ended.
+        DELIVERIES.c.id.not_in(_RUNNING),
+    )
     .order_by(DELIVERIES.c.next_attempt_time)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
+    .limit(1)
+    .with_for_update(skip_locked=True, of=DELIVERIES)
 )
+
+
+def _due_beside() -> sa.Select[Any]:
+    # The first of each other webhook by index: a long row that waits for a busy one is not gone through.
+    waiting = DELIVERIES.alias("waiting")
+    first = (
+        sa.select(waiting.c.id)
+        .where(
+            waiting.c.state == "pending",
+            waiting.c.webhook == WEBHOOKS.c.id,
+            waiting.c.next_attempt_time <= bindparam("now"),
+            waiting.c.id.not_in(_RUNNING),
+        )
+        .order_by(waiting.c.next_attempt_time)
+        .limit(1)
+        .correlate(WEBHOOKS)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(DELIVERIES, WEBHOOKS.c.url.label("webhook_url"))
+        .join_from(WEBHOOKS, DELIVERIES, DELIVERIES.c.id == first)
+        .where(WEBHOOKS.c.organization == _ORGANIZATION, WEBHOOKS.c.id.not_in(bindparam("busy", expanding=True)))
+        .order_by(DELIVERIES.c.next_attempt_time)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=DELIVERIES)
+    )
+
+
+_DUE_BESIDE = Statement(_due_beside())
 _CLAIM = Statement(
     sa.update(DELIVERIES).where(DELIVERIES.c.id == bindparam("key")).values(next_attempt_time=bindparam("until"))
 )
 _NEXT_DUE = Statement(
     sa.select(sa.func.min(DELIVERIES.c.next_attempt_time).label("time")).where(
-        DELIVERIES.c.state == "pending", DELIVERIES.c.id.not_in(bindparam("running", expanding=True))
+        DELIVERIES.c.state == "pending", DELIVERIES.c.next_attempt_time > bindparam("now")
     )
 )
 _FINISH = Statement(
@@ -167,6 +236,16 @@ class NotificationStore:
         """Deletes a webhook; its deliveries stay on record."""
         await tx.execute(_WEBHOOK_DELETE, organization=organization, id=identifier)
 
+    async def count_webhooks(self, tx: Transaction, organization: str) -> int:
+        """How many webhooks an organization has."""
+        row = await tx.fetch_one(_WEBHOOK_COUNT, organization=organization)
+        assert row is not None
+        return int(row.count)
+
+    async def webhook_urls(self, tx: Transaction, organization: str) -> list[Row]:
+        """Where each webhook of an organization goes."""
+        return await tx.fetch_all(_WEBHOOK_URLS, organization=organization)
+
     async def active_webhooks(self, tx: Transaction, organization: str) -> list[Row]:
         """The webhooks of an organization that are on."""
         return await tx.fetch_all(_WEBHOOKS_ACTIVE, organization=organization)
@@ -197,20 +276,45 @@ class NotificationStore:
                 found[row.delivery].append(row)
         return found
 
-    async def claim(self, now: datetime, lease: timedelta, limit: int, running: Collection[str]) -> list[Row]:
-        """Takes deliveries that are due and not `running`; nobody else gets them before the lease has run out."""
-        # A claim that a power cut takes back is made again, so it need not wait for the disk.
-        async with self._db.transaction(durable=False) as tx:
-            # One that is running is due only when its lease ran out before it ended.
-            due = await tx.fetch_all(_DUE, now=now, limit=limit + len(running))
-            rows = [row for row in due if row.id not in running][:limit]
-            for row in rows:
-                await tx.execute(_CLAIM, key=row.id, until=now + lease)
-        return rows
+    async def organizations_due(self, channel: str, now: datetime) -> list[str]:
+        """The organizations with deliveries over a channel that are due."""
+        rows = await self._db.fetch_all(_ORGANIZATIONS_DUE, channel=channel, now=now)
+        return [row.organization for row in rows]
 
-    async def next_due(self, running: Collection[str]) -> datetime | None:
-        """When the next delivery that is not `running` is due."""
-        row = await self._db.fetch_one(_NEXT_DUE, running=list(running))
+    def claiming(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction for `claim`. A claim that a power cut takes back is made again: it does not wait for the
+        disk."""
+        return self._db.transaction(durable=False)
+
+    async def claim(
+        self,
+        tx: Transaction,
+        channel: str,
+        organization: str,
+        now: datetime,
+        lease: timedelta,
+        *,
+        running: Collection[str],
+        busy: Collection[str],
+    ) -> Row | None:
+        """Takes the delivery of an organization that is due longest; nobody else gets it before the lease has run out.
+
+        Not one that is `running`, nor one to a `busy` webhook; what is left of deleted webhooks waits while there are
+        busy ones. `webhook_url` is where it goes now; None when its
+        webhook was deleted, and for mails.
+        """
+        common: dict[str, Any] = {"organization": organization, "now": now, "running": list(running)}
+        if busy:
+            row = await tx.fetch_one(_DUE_BESIDE, busy=list(busy), **common)
+        else:
+            row = await tx.fetch_one(_DUE, channel=channel, **common)
+        if row is not None:
+            await tx.execute(_CLAIM, key=row.id, until=now + lease)
+        return row
+
+    async def next_due(self, now: datetime) -> datetime | None:
+        """When the next delivery is due that is not due yet."""
+        row = await self._db.fetch_one(_NEXT_DUE, now=now)
         return None if row is None else row.time
 
     async def finish(

@@ -83,6 +83,8 @@ DELIVERIES: Final = sa.Table(
     sa.Column("payload", sa.Text, nullable=True),
     sa.Index("deliveries_organization", "organization", "id"),
     sa.Index("deliveries_due", "state", "next_attempt_time"),
+    sa.Index("deliveries_turns", "state", "channel", "organization", "next_attempt_time"),
+    sa.Index("deliveries_webhook", "state", "webhook", "next_attempt_time"),
 )
 
 ATTEMPTS: Final = sa.Table(

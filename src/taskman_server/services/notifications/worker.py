@@ -24,14 +24,14 @@ from taskman_server.kit.rpc.runtime import Runtime
 from taskman_server.services.notifications.convert import delivery_message, webhook_message
 from taskman_server.services.notifications.mail import MailSender, build_message
 from taskman_server.services.notifications.outcome import Outcome
-from taskman_server.services.notifications.rules import due, next_delay
+from taskman_server.services.notifications.rules import due, host_of, next_delay
+from taskman_server.services.notifications.slots import MAILS, WEBHOOKS, Slots
 from taskman_server.services.notifications.store import NotificationStore
 from taskman_server.services.notifications.templating import Templates
 from taskman_server.services.notifications.webhooks import WebhookSender
 
 __all__ = ["LEASE", "DeliveryWorker"]
 
-AT_ONCE: Final = 10
 LEASE: Final = timedelta(seconds=120)  # longer than any attempt can take
 MAX_REST: Final = 30.0  # for what another process left behind
 GRACE: Final = 5.0
@@ -54,6 +54,8 @@ class DeliveryWorker:
         self._mail = mail
         self._webhooks = webhooks
         self._wake = asyncio.Event()
+        # Apart, so that no receiver of webhooks can hold up a mail.
+        self._slots = (Slots(MAILS), Slots(WEBHOOKS))
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def wake(self) -> None:
@@ -76,27 +78,53 @@ class DeliveryWorker:
     async def _start_due(self) -> float:
         """Begins what is due; the seconds until there may be more."""
         try:
-            free = AT_ONCE - len(self._running)
-            if free <= 0:
-                return MAX_REST  # each one that ends wakes us
             now = self._runtime.clock.now()
-            next_due = await self._store.next_due(self._running)
-            if next_due is not None and next_due <= now:
-                for row in await self._store.claim(now, LEASE, free, self._running):
-                    task = asyncio.create_task(self._attempt(row, now + LEASE), name=f"send-{row.id}")
-                    self._running[row.id] = task
-                    task.add_done_callback(partial(self._ended, row.id))
-                if len(self._running) >= AT_ONCE:
-                    return MAX_REST
-                next_due = await self._store.next_due(self._running)
+            for slots in self._slots:
+                await self._fill(slots, now)
+            next_due = await self._store.next_due(now)
         except DatabaseError as error:
             self._runtime.telemetry.log.warning("deliveries wait for the database", error=str(error))
             return 1.0
+        # What is due and was not begun waits for a slot: each attempt that ends wakes us.
         if next_due is None:
             return MAX_REST
         return min(max((next_due - now).total_seconds(), 0.0), MAX_REST)
 
-    def _ended(self, identifier: str, _: object) -> None:
+    async def _fill(self, slots: Slots, now: datetime) -> None:
+        """Gives the free slots of a channel to the organizations in turns."""
+        channel = slots.limits.channel
+        if slots.free <= 0:
+            return
+        due = await self._store.organizations_due(channel, now)
+        if slots.next(due) is None:
+            return
+        begun: list[Row] = []
+        try:
+            async with self._store.claiming() as tx:
+                while (organization := slots.next(due)) is not None:
+                    busy: list[str] = []
+                    if full := slots.full_hosts:
+                        urls = await self._store.webhook_urls(tx, organization)
+                        busy = [each.id for each in urls if host_of(each.url) in full]
+                    row = await self._store.claim(
+                        tx, channel, organization, now, LEASE, running=slots.of(organization), busy=busy
+                    )
+                    if row is None:
+                        due.remove(organization)
+                        continue
+                    slots.take(row.id, organization, host_of(row.webhook_url) if row.webhook_url else "")
+                    begun.append(row)
+        except BaseException:
+            for row in begun:
+                slots.give_back(row.id)
+            raise
+        for row in begun:
+            task = asyncio.create_task(self._attempt(row, now + LEASE), name=f"send-{row.id}")
+            self._running[row.id] = task
+            task.add_done_callback(partial(self._ended, slots, row.id))
+
+    def _ended(self, slots: Slots, identifier: str, _: object) -> None:
+        slots.give_back(identifier)
         self._running.pop(identifier, None)
         self._wake.set()
 

@@ -20,15 +20,17 @@ from taskman_sdk.proto.taskman.notification.v1.notification_pb import (
 from taskman_server.kit.db import Row, Transaction
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.masks import changed_paths
-from taskman_server.kit.rpc.call import Call, not_found
+from taskman_server.kit.rpc.call import Call, not_found, precondition
 from taskman_server.services.notifications.convert import etag, webhook_message
 from taskman_server.services.notifications.handlers.listing import Listing
 from taskman_server.services.notifications.rules import check_url, webhook_secret
 from taskman_server.services.notifications.store import NotificationStore
 from taskman_server.services.notifications.tables import WEBHOOKS
 
-__all__ = ["WebhookHandlers"]
+__all__ = ["MAX_WEBHOOKS", "WebhookHandlers"]
 
+MAX_WEBHOOKS: Final = 50
+"""Of one organization: each event may make a delivery to each of them."""
 READ: Final = "webhooks.read"
 _MUTABLE: Final = ("url", "event_types", "disabled", "description")
 _LISTING: Final = Listing(
@@ -47,7 +49,7 @@ class WebhookHandlers:
     _allow_private: bool
 
     async def create_webhook(self, request: CreateWebhookRequest, call: Call) -> Webhook:
-        """Makes one; this answer alone holds its secret."""
+        """Makes one; this answer alone holds its secret. An organization has `MAX_WEBHOOKS` of them at most."""
         wanted = request.webhook
         assert wanted is not None
         identifier = new_id("webhook")
@@ -56,6 +58,13 @@ class WebhookHandlers:
         secret = webhook_secret(secrets.token_bytes(32))
         now = call.now
         tx = await call.begin()
+        if await self._store.count_webhooks(tx, call.principal.organization) >= MAX_WEBHOOKS:
+            raise precondition(
+                f"The organization has {MAX_WEBHOOKS} webhooks, which is as many as it may have. Delete one that is not"
+                " needed, or let one hear more event types.",
+                "WEBHOOK_LIMIT",
+                limit=str(MAX_WEBHOOKS),
+            )
         await self._store.add_webhook(
             tx,
             id=identifier,
