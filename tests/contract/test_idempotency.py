@@ -69,6 +69,13 @@ async def _deactivate(site: Site) -> Case:
     return Case(admin, {"user": users[0]["id"]}, {"user": users[1]["id"]})
 
 
+async def _activate(site: Site) -> Case:
+    case = await _deactivate(site)
+    for request in (case.request, case.other):
+        await case.who.call("UserService.DeactivateUser", **request)
+    return case
+
+
 async def _role(site: Site) -> tuple[Person, Json]:
     admin = await site.admin()
     role = {"name": unique("role"), "permissions": ["tasks.read"]}
@@ -239,6 +246,7 @@ CASES: dict[str, Callable[[Site], Awaitable[Case]]] = {
     "UserService.CreateUser": _create_user,
     "UserService.UpdateUser": _update_user,
     "UserService.DeactivateUser": _deactivate,
+    "UserService.ActivateUser": _activate,
     "IamAdminService.CreateRole": _create_role,
     "IamAdminService.UpdateRole": _update_role,
     "IamAdminService.DeleteRole": _delete_role,

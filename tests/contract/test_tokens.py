@@ -239,6 +239,8 @@ _INTERNAL_REQUESTS: dict[str, Json] = {
     "AuthorizationService.ReportDenial": {"permission": "tasks.read"},
     "UserService.ProvisionUser": {"email": "sneaked@example.com", "display_name": "S"},
     "IamAdminService.ProvisionPrincipal": {"principal": "user_x", "organization": "default", "role": "admin"},
+    "IamAdminService.SuspendPrincipal": {"principal": "user_x", "revision": 1},
+    "IamAdminService.ResumePrincipal": {"principal": "user_x", "revision": 1},
     "IamAdminService.GetSnapshot": {"organization": "default"},
     "NotificationService.SendMail": {"email": "sneaked@example.com", "template": "set_up"},
 }

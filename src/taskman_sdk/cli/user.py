@@ -92,3 +92,16 @@ def deactivate(who: str) -> None:
     """
     changed = state().client().users.deactivate(_id(who))
     result(changed, f"{changed.email} is deactivated.", lambda u: str(u.id))
+
+
+@user.command("activate", short_help="Let a user in again.")
+@click.argument("who", metavar="USER")
+def activate(who: str) -> None:
+    """Let a user who was shut out sign in again.
+
+    \b
+    Examples:
+      taskman user activate ada@example.org
+    """
+    changed = state().client().users.activate(_id(who))
+    result(changed, f"{changed.email} is active again.", lambda u: str(u.id))

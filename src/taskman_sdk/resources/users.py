@@ -26,7 +26,10 @@ class AsyncUsers(AsyncResource):
         timeout: float | None = None,
         extra_headers: Mapping[str, str] | None = None,
     ) -> User:
-        """Creates a user. They choose a password with the link in their welcome mail.
+        """Creates a user. They choose a password with the link in their welcome mail.  Where each sign-up has an
+        organization of its own (`TASKMAN_SIGNUP=organization`) only the organization `default` creates users;
+        elsewhere it is refused with `INVITATIONS_NEEDED`. Addresses are unique everywhere, so it would tell one
+        organization who is in another, and keep addresses from those they belong to.
 
         `POST /v1/users` · `UserService.CreateUser`. Needs the permission `users.create`.
 
@@ -256,7 +259,8 @@ class AsyncUsers(AsyncResource):
         timeout: float | None = None,
         extra_headers: Mapping[str, str] | None = None,
     ) -> User:
-        """Shuts a user out: sessions end, sign-in is refused, the record stays.
+        """Shuts a user out: sessions end, sign-in is refused, the record stays. An administrator is shut out by
+        another administrator only, and never the last one who stays (`LAST_ADMIN`).
 
         `POST /v1/users/{user}:deactivate` · `UserService.DeactivateUser`. Needs the permission
         `users.deactivate`.
@@ -277,6 +281,41 @@ class AsyncUsers(AsyncResource):
         return await self._unary(
             "user",
             "DeactivateUser",
+            User,
+            {"user": user},
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            extra_headers=extra_headers,
+        )
+
+    async def activate(
+        self,
+        user: str,
+        *,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+    ) -> User:
+        """Lets a user who was shut out sign in again. An administrator is let in by another administrator only.
+
+        `POST /v1/users/{user}:activate` · `UserService.ActivateUser`. Needs the permission `users.deactivate`.
+
+        Args:
+            user: An id.
+            idempotency_key: under this key the call takes effect once; made for you when not given.
+            timeout: seconds for the whole call with its retries; the client's when not given.
+            extra_headers: headers to send beside the SDK's own.
+
+        Raises:
+            InvalidArgumentError: a field is wrong; see `field_violations`.
+            UnauthenticatedError: no token, or one that is not good.
+            PermissionDeniedError: the permission `users.deactivate` is missing.
+            NotFoundError: it is not there, or not for the caller to know.
+            TaskManError: every other error of the tree in `taskman_sdk.errors`.
+        """
+        return await self._unary(
+            "user",
+            "ActivateUser",
             User,
             {"user": user},
             idempotency_key=idempotency_key,

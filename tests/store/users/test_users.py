@@ -25,6 +25,7 @@ from taskman_sdk.proto.taskman.iam.v1.iam_pb import (
     ProvisionPrincipalResponse,
 )
 from taskman_sdk.proto.taskman.user.v1.user_pb import (
+    ActivateUserRequest,
     BatchGetUsersRequest,
     BatchGetUsersResponse,
     CreateUserRequest,
@@ -218,6 +219,37 @@ async def test_deactivating_is_done_once_and_not_to_oneself(house: House) -> Non
         with pytest.raises(FailedPreconditionError) as caught:
             await house.call("UserService.DeactivateUser", DeactivateUserRequest(user=name), User, caller=root)
         assert caught.value.reason == "SELF_DEACTIVATION"
+
+
+async def test_letting_in_again_is_done_once_and_told(house: House) -> None:
+    """USER-1: the permission is that of shutting out; whoever is in already stays as they are."""
+    root, ann = await _person(house, "root@example.com", "admin"), await _person(house, "ann@example.com")
+    request = ActivateUserRequest(user=ann.id)
+    assert (await house.call("UserService.ActivateUser", request, User, caller=root)).state == "active"
+    assert await house.events("user.activated") == []
+    await house.call("UserService.DeactivateUser", DeactivateUserRequest(user=ann.id), User, caller=root)
+    for _ in range(2):
+        assert (await house.call("UserService.ActivateUser", request, User, caller=root)).state == "active"
+    (event,) = await house.events("user.activated")
+    assert (event.subject, event.actor, event.data["changed_fields"]) == (ann.id, root.id, ["state"])
+    with pytest.raises(PermissionDeniedError):
+        await house.call("UserService.ActivateUser", ActivateUserRequest(user=root.id), User, caller=ann)
+
+
+async def test_users_are_not_created_where_that_would_tell_who_is_elsewhere(tmp_path: Path) -> None:
+    """USER-1: with an organization for each sign-up, a taken address is answered like any other one."""
+    async with open_house(tmp_path, signup="organization") as house:
+        boss = await _person(house, "boss@example.com", "admin", organization="org_b")
+        root = await _person(house, "root@example.com", "admin", organization="default")
+        errors = []
+        for address in ("root@example.com", "boss@example.com", "free@example.com"):
+            with pytest.raises(FailedPreconditionError) as caught:
+                await _create(house, boss, User(email=address, display_name="X"))
+            assert caught.value.reason == "INVITATIONS_NEEDED"
+            errors.append(caught.value.message)
+        assert len(set(errors)) == 1
+        free = User(email="free@example.com", display_name="X")
+        assert (await _create(house, root, free)).email == "free@example.com"
 
 
 async def test_getting_oneself_needs_no_right(house: House) -> None:

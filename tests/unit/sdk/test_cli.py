@@ -390,3 +390,4 @@ def test_people_roles_policies_and_projects(run: Run, web: str) -> None:
     assert "tasks.delete" in run("policy", "show", "nothing")[1]
     assert run("policy", "rm", "nothing")[0] == 0
     assert "deactivated" in run("user", "deactivate", "bob@example.org")[1]
+    assert "active again" in run("user", "activate", "bob@example.org")[1]

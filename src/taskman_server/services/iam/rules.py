@@ -28,6 +28,8 @@ __all__ = [
     "check_fits_together",
     "check_grants",
     "check_last_admin",
+    "check_may_deny",
+    "check_may_shut_out",
     "check_no_lockout",
     "check_permissions",
     "check_roles_exist",
@@ -219,8 +221,8 @@ def given_by_role(role: Role, policies: Iterable[Policy] = ()) -> frozenset[str]
 
 
 def given_by_policy(before: Policy | None, after: Policy | None) -> frozenset[str]:
-    """The permissions that a change of a policy can give somebody: those it grants, and those it no longer denies."""
-    gained = after.permissions if after is not None and after.effect is Effect.ALLOW else []
+    """The permissions that whoever changes a policy must hold: those it grants or denies, and no longer denies."""
+    gained = after.permissions if after is not None else []
     freed = before.permissions if before is not None and before.effect is Effect.DENY else []
     return permissions.expand([*gained, *freed])
 
@@ -232,13 +234,33 @@ def freed_by_leaving(role: str, policies: Iterable[Policy]) -> frozenset[str]:
     )
 
 
-def check_grants(given: Collection[str], held: Collection[str], what: str) -> None:
+def check_may_deny(before: Policy | None, after: Policy | None, by_admin: bool) -> None:
+    """Refuses to let somebody who is no administrator write a denial that reaches administrators (IAM-1).
+
+    Raises:
+        PermissionDeniedError: it is about the role `admin`, or about everyone.
+    """
+    if by_admin:
+        return
+    for policy in (before, after):
+        if policy is not None and policy.effect is Effect.DENY and (not policy.roles or ADMIN in policy.roles):
+            reach = f"to the role {ADMIN!r}" if policy.roles else "to everyone, administrators too"
+            raise PermissionDeniedError(
+                f"The policy {policy.name!r} denies something {reach}: only an administrator can write it. Name other "
+                "roles, or ask one.",
+                reason="ADMIN_NEEDED",
+                metadata={"policy": policy.name},
+            )
+
+
+def check_grants(given: Collection[str], held: Collection[str], what: str, verb: str = "gives") -> None:
     """Refuses to give what one does not hold.
 
     Args:
         given: the permissions that somebody would get.
         held: the permissions that the caller holds without a condition.
         what: what gives them, for example `The role 'lead'`.
+        verb: what it does with them.
 
     Raises:
         PermissionDeniedError: with what is missing.
@@ -247,7 +269,7 @@ def check_grants(given: Collection[str], held: Collection[str], what: str) -> No
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise PermissionDeniedError(
-            f"{what} gives permissions that you do not hold everywhere yourself: {shown}. "
+            f"{what} {verb} permissions that you do not hold everywhere yourself: {shown}. "
             "Ask an administrator to do it.",
             reason="PRIVILEGE_ESCALATION",
             metadata={"missing": ", ".join(missing)},
@@ -261,6 +283,26 @@ class AdminAssignment:
     id: str
     principal: str
     expire_time: datetime | None
+
+
+def check_may_shut_out(is_admin: bool, by_admin: bool, principal: str, verb: str) -> None:
+    """Refuses to let somebody who is no administrator decide whether one can sign in (IAM-1).
+
+    Args:
+        is_admin: whether it is about an administrator.
+        by_admin: whether the caller is one, or a service at work of its own.
+        principal: whom it is about.
+        verb: `deactivates` or `activates`.
+
+    Raises:
+        PermissionDeniedError: it is about an administrator, and the caller is none.
+    """
+    if is_admin and not by_admin:
+        raise PermissionDeniedError(
+            f"{principal!r} has the role {ADMIN!r}: only another administrator {verb} them. Ask one to do it.",
+            reason="ADMIN_NEEDED",
+            metadata={"principal": principal},
+        )
 
 
 def live(expire_time: datetime | None, now: datetime) -> bool:

@@ -81,8 +81,23 @@ PROVISIONS: Final = sa.Table(
     sa.Column("assignment", sa.Text, nullable=False),
 )
 
+# Who is shut out or about to be, by the version of their record at that time. What a request that then failed leaves
+# behind makes somebody count less, never more.
+SUSPENSIONS: Final = sa.Table(
+    "suspensions",
+    METADATA,
+    sa.Column("organization", sa.Text, primary_key=True),
+    sa.Column("principal", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+
 add_event_tables(METADATA)
 
+_LOCK = Statement(
+    sa.update(ORGANIZATIONS)
+    .where(ORGANIZATIONS.c.organization == bindparam("of"))
+    .values(version=ORGANIZATIONS.c.version)
+)
 _COUNT_UP = Statement(
     sa.update(ORGANIZATIONS)
     .where(ORGANIZATIONS.c.organization == bindparam("of"))
@@ -107,6 +122,17 @@ _PROVISION = Statement(
     )
 )
 _PROVISION_ADD = Statement(sa.insert(PROVISIONS))
+_SUSPENDED = Statement(
+    sa.select(SUSPENSIONS.c.principal, SUSPENSIONS.c.revision).where(SUSPENSIONS.c.organization == bindparam("of"))
+)
+_UNSUSPEND = Statement(
+    sa.delete(SUSPENSIONS).where(
+        SUSPENSIONS.c.organization == bindparam("of"),
+        SUSPENSIONS.c.principal == bindparam("principal"),
+        SUSPENSIONS.c.revision < bindparam("before"),
+    )
+)
+_SUSPEND = Statement(sa.insert(SUSPENSIONS))
 
 
 class _Table:
@@ -203,6 +229,27 @@ class IamStore:
                 row = await tx.fetch_one(_COUNT_UP, of=organization)
                 assert row is not None
         return int(row.version)
+
+    async def lock(self, tx: Transaction, organization: str) -> None:
+        """From here on to the end of the transaction nobody else changes who administers the organization."""
+        await tx.execute(_LOCK, of=organization)
+
+    async def suspended(self, organization: str, tx: Transaction) -> frozenset[str]:
+        """Who is shut out, or about to be."""
+        return frozenset(row.principal for row in await tx.fetch_all(_SUSPENDED, of=organization))
+
+    async def suspend(self, tx: Transaction, organization: str, principal: str, revision: int) -> None:
+        """Notes that somebody is about to be shut out; a note of a later version of their record stays."""
+        await self.resume(tx, organization, principal, revision)
+        try:
+            async with tx.savepoint():
+                await tx.execute(_SUSPEND, organization=organization, principal=principal, revision=revision)
+        except UniqueViolation:
+            return
+
+    async def resume(self, tx: Transaction, organization: str, principal: str, before: int) -> None:
+        """Takes a note away that is of a version before this one."""
+        await tx.execute(_UNSUSPEND, of=organization, principal=principal, before=before)
 
     async def version(self, organization: str) -> int:
         """The organization's version; 0 before the first change."""

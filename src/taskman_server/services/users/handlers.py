@@ -7,7 +7,14 @@ from typing import Final
 from sqlalchemy import ColumnElement
 
 from taskman_sdk.errors import AlreadyExistsError, FieldViolation, InvalidArgumentError
+from taskman_sdk.proto.taskman.iam.v1.iam_pb import (
+    ResumePrincipalRequest,
+    ResumePrincipalResponse,
+    SuspendPrincipalRequest,
+    SuspendPrincipalResponse,
+)
 from taskman_sdk.proto.taskman.user.v1.user_pb import (
+    ActivateUserRequest,
     BatchGetUsersRequest,
     BatchGetUsersResponse,
     CreateUserRequest,
@@ -27,16 +34,16 @@ from taskman_server.kit.db import Row, Transaction, UniqueViolation
 from taskman_server.kit.emails import normal_email
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.masks import changed_paths
-from taskman_server.kit.paging import Keyset, page, page_size
+from taskman_server.kit.organizations import DEFAULT_ORGANIZATION
+from taskman_server.kit.paging import Keyset, page, page_size, parse_order_by
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.users import rules
 from taskman_server.services.users.convert import resource_of, user_of
 from taskman_server.services.users.store import FILTER_COLUMNS, ORDERS, RESOURCE_COLUMNS, UserStore, keyset
 
-__all__ = ["DEFAULT_ORGANIZATION", "UserHandlers"]
+__all__ = ["UserHandlers"]
 
-DEFAULT_ORGANIZATION: Final = "default"
 DEFAULT_ROLE: Final = "member"
 ME: Final = "me"
 READ: Final = "users.read"
@@ -60,6 +67,7 @@ class UserHandlers:
         names = {name: getattr(given, name) for name in rules.MUTABLE}
         values = rules.checked_values(names)
         await call.authorize({"id": "", "email": email, "state": "active"})
+        rules.check_may_create(self._runtime.settings.signup, call.principal.organization)
         tx = await call.begin()
         row = await self._insert(tx, call, call.principal.organization, email, values, None)
         if row is None:
@@ -133,11 +141,20 @@ class UserHandlers:
         row = await self._get(call, request.user)
         await call.authorize(resource_of(row), hidden=not_found("user", request.user), read_permission=READ)
         rules.check_not_oneself(call.principal.id, row.id)
-        tx = await call.begin()
-        before = await self._locked(tx, call, row.id)
-        if before.state == "deactivated":
-            return user_of(before)
-        return await self._change(tx, call, before, {"state": "deactivated"}, "user.deactivated")
+        if row.state != "deactivated":
+            # IAM notes it first, or refuses: it knows the administrators, and decides such requests one by one.
+            noted = SuspendPrincipalRequest(principal=row.id, revision=row.version)
+            await call.peer("IamAdminService.SuspendPrincipal", noted, SuspendPrincipalResponse)
+        return await self._set_state(call, row, "deactivated", "user.deactivated")
+
+    async def activate_user(self, request: ActivateUserRequest, call: Call) -> User:
+        """Lets a user who was shut out sign in again."""
+        row = await self._get(call, request.user)
+        await call.authorize(resource_of(row), hidden=not_found("user", request.user), read_permission=READ)
+        if row.state != "active":
+            noted = ResumePrincipalRequest(principal=row.id, revision=row.version)
+            await call.peer("IamAdminService.ResumePrincipal", noted, ResumePrincipalResponse)
+        return await self._set_state(call, row, "active", "user.activated")
 
     async def provision_user(self, request: ProvisionUserRequest, call: Call) -> ProvisionUserResponse:
         """Makes the user of a sign-up, once for each registration.
@@ -205,6 +222,15 @@ class UserHandlers:
             return None
         return await self._store.get_for_update(tx, organization, user)
 
+    async def _set_state(self, call: Call, seen: Row, state: str, event: str) -> User:
+        tx = await call.begin()
+        before = await self._locked(tx, call, seen.id)
+        if before.state == state:
+            return user_of(before)
+        # What IAM has agreed to is about the record as it was seen.
+        rules.check_unchanged(seen.version, before.version)
+        return await self._change(tx, call, before, {"state": state}, event)
+
     async def _change(self, tx: Transaction, call: Call, before: Row, changes: dict[str, str], event: str) -> User:
         await self._store.update(tx, before, changes, call.now)
         user = user_of(await self._locked(tx, call, before.id))
@@ -243,15 +269,8 @@ class UserHandlers:
 
 
 def _order(text: str) -> Keyset:
-    name, _, direction = text.strip().partition(" ")
-    if (name or "create_time") not in ORDERS or direction.strip() not in ("", "asc", "desc"):
-        legal = ", ".join(ORDERS)
-        raise InvalidArgumentError(
-            f"order_by cannot be {text!r}: name one of {legal}, with ` desc` for the reverse.",
-            reason="ORDER_BY_INVALID",
-            field_violations=[FieldViolation("order_by", f"one of {legal}, with ` desc` if wanted", "order_by")],
-        )
-    return keyset(name or "create_time", descending=direction.strip() == "desc")
+    name, descending = parse_order_by(text, ORDERS)
+    return keyset(name, descending=descending)
 
 
 def _folded(email: str) -> str:

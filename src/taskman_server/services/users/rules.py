@@ -9,9 +9,18 @@ from functools import cache
 from typing import Final
 from zoneinfo import available_timezones
 
-from taskman_sdk.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from taskman_sdk.errors import AbortedError, FailedPreconditionError, FieldViolation, InvalidArgumentError
+from taskman_server.kit.organizations import DEFAULT_ORGANIZATION
 
-__all__ = ["MUTABLE", "check_not_oneself", "checked_values", "clean_name", "etag"]
+__all__ = [
+    "MUTABLE",
+    "check_may_create",
+    "check_not_oneself",
+    "check_unchanged",
+    "checked_values",
+    "clean_name",
+    "etag",
+]
 
 MUTABLE: Final = ("display_name", "locale", "time_zone")
 """The fields of a user that an update can change."""
@@ -71,4 +80,34 @@ def check_not_oneself(caller: str, user: str) -> None:
     if caller == user:
         raise FailedPreconditionError(
             "You cannot deactivate yourself. Ask another administrator to do it.", reason="SELF_DEACTIVATION"
+        )
+
+
+def check_may_create(signup: str, organization: str) -> None:
+    """Refuses to make users where that would tell one organization who is in another (USER-1).
+
+    Args:
+        signup: the setting `TASKMAN_SIGNUP`.
+        organization: the caller's.
+
+    Raises:
+        FailedPreconditionError: people of this organization sign up themselves.
+    """
+    if signup == "organization" and organization != DEFAULT_ORGANIZATION:
+        raise FailedPreconditionError(
+            "Users cannot be created in this organization: people join by signing up themselves; invitations come "
+            "later.",
+            reason="INVITATIONS_NEEDED",
+        )
+
+
+def check_unchanged(seen: int, now: int) -> None:
+    """Refuses to go on with what was decided about another version of the record.
+
+    Raises:
+        AbortedError: the versions differ.
+    """
+    if seen != now:
+        raise AbortedError(
+            "The user was changed at the same moment. Ask again.", reason="CONCURRENT_CHANGE", retry_after=0.1
         )

@@ -18,8 +18,12 @@ from taskman_sdk.proto.taskman.iam.v1.iam_pb import (
     ListAssignmentsResponse,
     ProvisionPrincipalRequest,
     ProvisionPrincipalResponse,
+    ResumePrincipalRequest,
+    ResumePrincipalResponse,
     Role,
     Snapshot,
+    SuspendPrincipalRequest,
+    SuspendPrincipalResponse,
 )
 from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
 from taskman_server.kit import filters
@@ -101,15 +105,12 @@ class AssignmentHandlers(Base):
         await self._check_may_give(call, freed, f"Taking the role {row.role!r}, to which policies deny them,")
         active = await self._active_admins(call) if row.role == defaults.ADMIN else frozenset()
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         current = await self.store.get(ASSIGNMENTS, organization, row.id, tx)
         if current is None:
             raise not_found("assignment", request.assignment)
         if current.role == defaults.ADMIN:
-            admins = [
-                rules.AdminAssignment(each.id, each.principal, each.expire_time)
-                for each in await self.store.holders(organization, defaults.ADMIN, tx)
-            ]
-            rules.check_last_admin(current.id, admins, active, call.now)
+            await self._check_last_admin(tx, call, current.id, active)
         await self.store.drop(ASSIGNMENTS, tx, organization, current.id)
         await self._tell(tx, call, "iam.assignment.deleted", assignment_of(current))
         return DeleteAssignmentResponse()
@@ -133,6 +134,28 @@ class AssignmentHandlers(Base):
                 retry_after=0.1,
             ) from None
         return ProvisionPrincipalResponse(assignment=made)
+
+    async def suspend_principal(self, request: SuspendPrincipalRequest, call: Call) -> SuspendPrincipalResponse:
+        """See the contract. Noted here first, under this service's lock: two administrators who shut each other out
+        at the same moment are decided one after the other, and the second finds the first one's note."""
+        organization = call.principal.organization
+        active = await self._active_admins(call)
+        tx = await call.begin()
+        await self.store.lock(tx, organization)
+        held = await self._admin_assignment(tx, call, request.principal)
+        rules.check_may_shut_out(held is not None, await self._by_admin(tx, call), request.principal, "deactivates")
+        if held is not None:
+            await self._check_last_admin(tx, call, held.id, active)
+        await self.store.suspend(tx, organization, request.principal, request.revision)
+        return SuspendPrincipalResponse()
+
+    async def resume_principal(self, request: ResumePrincipalRequest, call: Call) -> ResumePrincipalResponse:
+        """See the contract. Until the Users service has committed, its answer keeps them from counting."""
+        tx = await call.begin()
+        held = await self._admin_assignment(tx, call, request.principal)
+        rules.check_may_shut_out(held is not None, await self._by_admin(tx, call), request.principal, "activates")
+        await self.store.resume(tx, call.principal.organization, request.principal, request.revision)
+        return ResumePrincipalResponse()
 
     async def get_snapshot(self, request: GetSnapshotRequest, call: Call) -> Snapshot:
         """See the contract. Read without a lock: what changes meanwhile has a later version than the one answered,
@@ -189,6 +212,28 @@ class AssignmentHandlers(Base):
             found = await call.peer("UserService.BatchGetUsers", request, BatchGetUsersResponse)
             active.update(user.id for user in found.users if user.state != "deactivated")
         return frozenset(active)
+
+    async def _admin_assignment(self, tx: Transaction, call: Call, principal: str) -> Row | None:
+        """The assignment that makes the principal an administrator now."""
+        rows = await self.store.assignments_of(call.principal.organization, principal, tx)
+        return next((r for r in rows if r.role == defaults.ADMIN and rules.live(r.expire_time, call.now)), None)
+
+    async def _by_admin(self, tx: Transaction, call: Call) -> bool:
+        """Whether the peer calls on behalf of an administrator, or of nobody but a service."""
+        actor = call.principal.actor
+        if not actor or actor.startswith("service:"):
+            return True
+        return await self._admin_assignment(tx, call, actor) is not None
+
+    async def _check_last_admin(self, tx: Transaction, call: Call, leaving: str, active: frozenset[str]) -> None:
+        organization = call.principal.organization
+        admins = [
+            rules.AdminAssignment(each.id, each.principal, each.expire_time)
+            for each in await self.store.holders(organization, defaults.ADMIN, tx)
+        ]
+        # Who is being shut out at this moment is still active for the Users service.
+        staying = active - await self.store.suspended(organization, tx)
+        rules.check_last_admin(leaving, admins, staying, call.now)
 
     async def _clear_expired(self, tx: Transaction, call: Call, wanted: Assignment) -> None:
         """Makes way for an assignment that is given again after it ended."""

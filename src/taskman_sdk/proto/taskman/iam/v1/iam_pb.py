@@ -1169,6 +1169,126 @@ class ProvisionPrincipalResponse(Message[_ProvisionPrincipalResponseFields]):
 
         assignment: Assignment | None
 
+_SuspendPrincipalRequestFields: TypeAlias = Literal["principal", "revision"]
+
+class SuspendPrincipalRequest(Message[_SuspendPrincipalRequestFields]):
+    """
+    Who is about to be shut out of the caller's organization.
+
+    ```proto
+    message taskman.iam.v1.SuspendPrincipalRequest
+    ```
+
+    Attributes:
+        principal:
+            The user.
+
+            ```proto
+            string principal = 1;
+            ```
+        revision:
+            The version of the user's record that is about to change; it counts up with each change.
+
+            ```proto
+            int64 revision = 2;
+            ```
+    """
+
+    __slots__ = ("principal", "revision")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            principal: str = "",
+            revision: int = 0,
+        ) -> None:
+            pass
+
+        principal: str
+        revision: int
+
+_SuspendPrincipalResponseFields: TypeAlias = NoReturn
+
+class SuspendPrincipalResponse(Message[_SuspendPrincipalResponseFields]):
+    """
+    It is noted.
+
+    ```proto
+    message taskman.iam.v1.SuspendPrincipalResponse
+    ```
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+        ) -> None:
+            pass
+
+_ResumePrincipalRequestFields: TypeAlias = Literal["principal", "revision"]
+
+class ResumePrincipalRequest(Message[_ResumePrincipalRequestFields]):
+    """
+    Who is about to be let in again to the caller's organization.
+
+    ```proto
+    message taskman.iam.v1.ResumePrincipalRequest
+    ```
+
+    Attributes:
+        principal:
+            The user.
+
+            ```proto
+            string principal = 1;
+            ```
+        revision:
+            The version of the user's record that is about to change; what was noted of this or a later one stays.
+
+            ```proto
+            int64 revision = 2;
+            ```
+    """
+
+    __slots__ = ("principal", "revision")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            principal: str = "",
+            revision: int = 0,
+        ) -> None:
+            pass
+
+        principal: str
+        revision: int
+
+_ResumePrincipalResponseFields: TypeAlias = NoReturn
+
+class ResumePrincipalResponse(Message[_ResumePrincipalResponseFields]):
+    """
+    It is noted.
+
+    ```proto
+    message taskman.iam.v1.ResumePrincipalResponse
+    ```
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+        ) -> None:
+            pass
+
 _GetSnapshotRequestFields: TypeAlias = Literal["organization"]
 
 class GetSnapshotRequest(Message[_GetSnapshotRequestFields]):
@@ -1476,7 +1596,7 @@ class Effect(Enum):
 
 
 _DESC = file_desc(
-    b'\n\x18taskman/iam/v1/iam.proto\x12\x0etaskman.iam.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x8e\x03\n\x04Role\x12\x13\n\x02id\x18\x01 \x01(\tR\x02idB\x03\xe0A\x08\x128\n\x04name\x18\x02 \x01(\tR\x04nameB$\xbaH\x1br\x192\x17^[a-z][a-z0-9_-]{0,62}$\xbaH\x03\xd8\x01\x01\x12*\n\x0bdescription\x18\x03 \x01(\tR\x0bdescriptionB\x08\xbaH\x05r\x03\x18\xe8\x07\x12M\n\x0bpermissions\x18\x04 \x03(\tR\x0bpermissionsB+\xbaH(\x92\x01%\x10\xf4\x03" r\x1e2\x1c^(\\*|[a-z_]+\\.(\\*|[a-z_]+))$\x12\x1b\n\x06system\x18\x05 \x01(\x08R\x06systemB\x03\xe0A\x03\x12@\n\x0bcreate_time\x18\x06 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTimeB\x03\xe0A\x03\x12@\n\x0bupdate_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTimeB\x03\xe0A\x03\x12\x1b\n\x04etag\x18\x08 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x92\x04\n\x06Policy\x12\x13\n\x02id\x18\x01 \x01(\tR\x02idB\x03\xe0A\x08\x128\n\x04name\x18\x02 \x01(\tR\x04nameB$\xbaH\x1br\x192\x17^[a-z][a-z0-9_-]{0,62}$\xbaH\x03\xd8\x01\x01\x12*\n\x0bdescription\x18\x03 \x01(\tR\x0bdescriptionB\x08\xbaH\x05r\x03\x18\xe8\x07\x128\n\x06effect\x18\x04 \x01(\x0e2\x16.taskman.iam.v1.EffectR\x06effectB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1e\n\x05roles\x18\x05 \x03(\tR\x05rolesB\x08\xbaH\x05\x92\x01\x02\x10d\x12M\n\x0bpermissions\x18\x06 \x03(\tR\x0bpermissionsB+\xbaH(\x92\x01%\x10\xf4\x03" r\x1e2\x1c^(\\*|[a-z_]+\\.(\\*|[a-z_]+))$\x12&\n\tcondition\x18\x07 \x01(\tR\tconditionB\x08\xbaH\x05r\x03\x18\x80 \x12\x1b\n\x06system\x18\x08 \x01(\x08R\x06systemB\x03\xe0A\x03\x12@\n\x0bcreate_time\x18\t \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTimeB\x03\xe0A\x03\x12@\n\x0bupdate_time\x18\n \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTimeB\x03\xe0A\x03\x12\x1b\n\x04etag\x18\x0b \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\xe4\x01\n\nAssignment\x12\x13\n\x02id\x18\x01 \x01(\tR\x02idB\x03\xe0A\x08\x12%\n\tprincipal\x18\x02 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x18d\x12\x1b\n\x04role\x18\x03 \x01(\tR\x04roleB\x07\xbaH\x04r\x02\x18?\x12;\n\x0bexpire_time\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\nexpireTime\x12@\n\x0bcreate_time\x18\x05 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTimeB\x03\xe0A\x03":\n\nPermission\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07methods\x18\x02 \x03(\tR\x07methods"E\n\x11CreateRoleRequest\x120\n\x04role\x18\x01 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x04roleB\x06\xbaH\x03\xc8\x01\x01"/\n\x0eGetRoleRequest\x12\x1d\n\x04role\x18\x01 \x01(\tR\x04roleB\t\xbaH\x06r\x04\x10\x01\x18d"\x82\x01\n\x11UpdateRoleRequest\x120\n\x04role\x18\x01 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x04roleB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"O\n\x11DeleteRoleRequest\x12\x1d\n\x04role\x18\x01 \x01(\tR\x04roleB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x14\n\x12DeleteRoleResponse"\x83\x01\n\x10ListRolesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "g\n\x11ListRolesResponse\x12*\n\x05roles\x18\x01 \x03(\x0b2\x14.taskman.iam.v1.RoleR\x05roles\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"M\n\x13CreatePolicyRequest\x126\n\x06policy\x18\x01 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06policyB\x06\xbaH\x03\xc8\x01\x01"5\n\x10GetPolicyRequest\x12!\n\x06policy\x18\x01 \x01(\tR\x06policyB\t\xbaH\x06r\x04\x10\x01\x18d"\x8a\x01\n\x13UpdatePolicyRequest\x126\n\x06policy\x18\x01 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06policyB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"U\n\x13DeletePolicyRequest\x12!\n\x06policy\x18\x01 \x01(\tR\x06policyB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x16\n\x14DeletePolicyResponse"\x86\x01\n\x13ListPoliciesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "r\n\x14ListPoliciesResponse\x122\n\x08policies\x18\x01 \x03(\x0b2\x16.taskman.iam.v1.PolicyR\x08policies\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"]\n\x17CreateAssignmentRequest\x12B\n\nassignment\x18\x01 \x01(\x0b2\x1a.taskman.iam.v1.AssignmentR\nassignmentB\x06\xbaH\x03\xc8\x01\x01"A\n\x14GetAssignmentRequest\x12)\n\nassignment\x18\x01 \x01(\tR\nassignmentB\t\xbaH\x06r\x04\x10\x01\x18d"D\n\x17DeleteAssignmentRequest\x12)\n\nassignment\x18\x01 \x01(\tR\nassignmentB\t\xbaH\x06r\x04\x10\x01\x18d"\x1a\n\x18DeleteAssignmentResponse"\x89\x01\n\x16ListAssignmentsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "\x7f\n\x17ListAssignmentsResponse\x12<\n\x0bassignments\x18\x01 \x03(\x0b2\x1a.taskman.iam.v1.AssignmentR\x0bassignments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"\x18\n\x16ListPermissionsRequest"W\n\x17ListPermissionsResponse\x12<\n\x0bpermissions\x18\x01 \x03(\x0b2\x1a.taskman.iam.v1.PermissionR\x0bpermissions"\x83\x01\n\x19ProvisionPrincipalRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x10\x01\x12+\n\x0corganization\x18\x02 \x01(\tR\x0corganizationB\x07\xbaH\x04r\x02\x10\x01\x12\x12\n\x04role\x18\x03 \x01(\tR\x04role"X\n\x1aProvisionPrincipalResponse\x12:\n\nassignment\x18\x01 \x01(\x0b2\x1a.taskman.iam.v1.AssignmentR\nassignment"A\n\x12GetSnapshotRequest\x12+\n\x0corganization\x18\x01 \x01(\tR\x0corganizationB\x07\xbaH\x04r\x02\x10\x01"\xc2\x01\n\x08Snapshot\x12*\n\x05roles\x18\x01 \x03(\x0b2\x14.taskman.iam.v1.RoleR\x05roles\x122\n\x08policies\x18\x02 \x03(\x0b2\x16.taskman.iam.v1.PolicyR\x08policies\x12<\n\x0bassignments\x18\x03 \x03(\x0b2\x1a.taskman.iam.v1.AssignmentR\x0bassignments\x12\x18\n\x07version\x18\x04 \x01(\x03R\x07version"\xb9\x01\n\tRoleEvent\x12(\n\x04role\x18\x01 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x04role\x12,\n\x06before\x18\x02 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x06before\x12\x18\n\x07version\x18\x03 \x01(\x03R\x07version::\xaa\xbb\x186\n\x10iam.role.created\n\x10iam.role.updated\n\x10iam.role.deleted"\xc9\x01\n\x0bPolicyEvent\x12.\n\x06policy\x18\x01 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06policy\x12.\n\x06before\x18\x02 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06before\x12\x18\n\x07version\x18\x03 \x01(\x03R\x07version:@\xaa\xbb\x18<\n\x12iam.policy.created\n\x12iam.policy.updated\n\x12iam.policy.deleted"\x9d\x01\n\x0fAssignmentEvent\x12:\n\nassignment\x18\x01 \x01(\x0b2\x1a.taskman.iam.v1.AssignmentR\nassignment\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version:4\xaa\xbb\x180\n\x16iam.assignment.created\n\x16iam.assignment.deleted"s\n\x0bIamResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n\tprincipal\x18\x03 \x01(\tR\tprincipal:"\xba\xbb\x18\x1e\n\x05roles\n\x08policies\n\x0bassignments*C\n\x06Effect\x12\x16\n\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n\x0cEFFECT_ALLOW\x10\x01\x12\x0f\n\x0bEFFECT_DENY\x10\x022\x83\x13\n\x0fIamAdminService\x12\x82\x01\n\nCreateRole\x12!.taskman.iam.v1.CreateRoleRequest\x1a\x14.taskman.iam.v1.Role";\x82\xd3\xe4\x93\x02\x11"\t/v1/roles:\x04role\xa2\xbb\x18 \x12\x0croles.create\x1a\x10iam.role.created\x12k\n\x07GetRole\x12\x1e.taskman.iam.v1.GetRoleRequest\x1a\x14.taskman.iam.v1.Role"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/roles/{role}\xa2\xbb\x18\x0e\x12\nroles.read(\x01\x12\x8c\x01\n\nUpdateRole\x12!.taskman.iam.v1.UpdateRoleRequest\x1a\x14.taskman.iam.v1.Role"E\x82\xd3\xe4\x93\x02\x1b2\x13/v1/roles/{role.id}:\x04role\xa2\xbb\x18 \x12\x0croles.update\x1a\x10iam.role.updated\x12\x91\x01\n\nDeleteRole\x12!.taskman.iam.v1.DeleteRoleRequest\x1a".taskman.iam.v1.DeleteRoleResponse"<\x82\xd3\xe4\x93\x02\x12*\x10/v1/roles/{role}\xa2\xbb\x18 \x12\x0croles.delete\x1a\x10iam.role.deleted\x12u\n\tListRoles\x12 .taskman.iam.v1.ListRolesRequest\x1a!.taskman.iam.v1.ListRolesResponse"#\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/roles\xa2\xbb\x18\x0e\x12\nroles.read(\x01\x12\x92\x01\n\x0cCreatePolicy\x12#.taskman.iam.v1.CreatePolicyRequest\x1a\x16.taskman.iam.v1.Policy"E\x82\xd3\xe4\x93\x02\x16"\x0c/v1/policies:\x06policy\xa2\xbb\x18%\x12\x0fpolicies.create\x1a\x12iam.policy.created\x12y\n\tGetPolicy\x12 .taskman.iam.v1.GetPolicyRequest\x1a\x16.taskman.iam.v1.Policy"2\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/policies/{policy}\xa2\xbb\x18\x11\x12\rpolicies.read(\x01\x12\x9e\x01\n\x0cUpdatePolicy\x12#.taskman.iam.v1.UpdatePolicyRequest\x1a\x16.taskman.iam.v1.Policy"Q\x82\xd3\xe4\x93\x02"2\x18/v1/policies/{policy.id}:\x06policy\xa2\xbb\x18%\x12\x0fpolicies.update\x1a\x12iam.policy.updated\x12\xa1\x01\n\x0cDeletePolicy\x12#.taskman.iam.v1.DeletePolicyRequest\x1a$.taskman.iam.v1.DeletePolicyResponse"F\x82\xd3\xe4\x93\x02\x17*\x15/v1/policies/{policy}\xa2\xbb\x18%\x12\x0fpolicies.delete\x1a\x12iam.policy.deleted\x12\x84\x01\n\x0cListPolicies\x12#.taskman.iam.v1.ListPoliciesRequest\x1a$.taskman.iam.v1.ListPoliciesResponse")\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/policies\xa2\xbb\x18\x11\x12\rpolicies.read(\x01\x12\xac\x01\n\x10CreateAssignment\x12\'.taskman.iam.v1.CreateAssignmentRequest\x1a\x1a.taskman.iam.v1.Assignment"S\x82\xd3\xe4\x93\x02\x1d"\x0f/v1/assignments:\nassignment\xa2\xbb\x18,\x12\x12assignments.create\x1a\x16iam.assignment.created\x12\x8f\x01\n\rGetAssignment\x12$.taskman.iam.v1.GetAssignmentRequest\x1a\x1a.taskman.iam.v1.Assignment"<\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/assignments/{assignment}\xa2\xbb\x18\x14\x12\x10assignments.read(\x01\x12\xbb\x01\n\x10DeleteAssignment\x12\'.taskman.iam.v1.DeleteAssignmentRequest\x1a(.taskman.iam.v1.DeleteAssignmentResponse"T\x82\xd3\xe4\x93\x02\x1e*\x1c/v1/assignments/{assignment}\xa2\xbb\x18,\x12\x12assignments.delete\x1a\x16iam.assignment.deleted\x12\x93\x01\n\x0fListAssignments\x12&.taskman.iam.v1.ListAssignmentsRequest\x1a\'.taskman.iam.v1.ListAssignmentsResponse"/\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/assignments\xa2\xbb\x18\x14\x12\x10assignments.read(\x01\x12\x8d\x01\n\x0fListPermissions\x12&.taskman.iam.v1.ListPermissionsRequest\x1a\'.taskman.iam.v1.ListPermissionsResponse")\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/permissions\xa2\xbb\x18\x0e\x12\nroles.read(\x01\x12\x8b\x01\n\x12ProvisionPrincipal\x12).taskman.iam.v1.ProvisionPrincipalRequest\x1a*.taskman.iam.v1.ProvisionPrincipalResponse"\x1e\xa2\xbb\x18\x1a\x08\x03\x1a\x16iam.assignment.created\x12U\n\x0bGetSnapshot\x12".taskman.iam.v1.GetSnapshotRequest\x1a\x18.taskman.iam.v1.Snapshot"\x08\xa2\xbb\x18\x04\x08\x03(\x01b\x06proto3',
+    b'\n\x18taskman/iam/v1/iam.proto\x12\x0etaskman.iam.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x8e\x03\n\x04Role\x12\x13\n\x02id\x18\x01 \x01(\tR\x02idB\x03\xe0A\x08\x128\n\x04name\x18\x02 \x01(\tR\x04nameB$\xbaH\x1br\x192\x17^[a-z][a-z0-9_-]{0,62}$\xbaH\x03\xd8\x01\x01\x12*\n\x0bdescription\x18\x03 \x01(\tR\x0bdescriptionB\x08\xbaH\x05r\x03\x18\xe8\x07\x12M\n\x0bpermissions\x18\x04 \x03(\tR\x0bpermissionsB+\xbaH(\x92\x01%\x10\xf4\x03" r\x1e2\x1c^(\\*|[a-z_]+\\.(\\*|[a-z_]+))$\x12\x1b\n\x06system\x18\x05 \x01(\x08R\x06systemB\x03\xe0A\x03\x12@\n\x0bcreate_time\x18\x06 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTimeB\x03\xe0A\x03\x12@\n\x0bupdate_time\x18\x07 \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTimeB\x03\xe0A\x03\x12\x1b\n\x04etag\x18\x08 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x92\x04\n\x06Policy\x12\x13\n\x02id\x18\x01 \x01(\tR\x02idB\x03\xe0A\x08\x128\n\x04name\x18\x02 \x01(\tR\x04nameB$\xbaH\x1br\x192\x17^[a-z][a-z0-9_-]{0,62}$\xbaH\x03\xd8\x01\x01\x12*\n\x0bdescription\x18\x03 \x01(\tR\x0bdescriptionB\x08\xbaH\x05r\x03\x18\xe8\x07\x128\n\x06effect\x18\x04 \x01(\x0e2\x16.taskman.iam.v1.EffectR\x06effectB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1e\n\x05roles\x18\x05 \x03(\tR\x05rolesB\x08\xbaH\x05\x92\x01\x02\x10d\x12M\n\x0bpermissions\x18\x06 \x03(\tR\x0bpermissionsB+\xbaH(\x92\x01%\x10\xf4\x03" r\x1e2\x1c^(\\*|[a-z_]+\\.(\\*|[a-z_]+))$\x12&\n\tcondition\x18\x07 \x01(\tR\tconditionB\x08\xbaH\x05r\x03\x18\x80 \x12\x1b\n\x06system\x18\x08 \x01(\x08R\x06systemB\x03\xe0A\x03\x12@\n\x0bcreate_time\x18\t \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTimeB\x03\xe0A\x03\x12@\n\x0bupdate_time\x18\n \x01(\x0b2\x1a.google.protobuf.TimestampR\nupdateTimeB\x03\xe0A\x03\x12\x1b\n\x04etag\x18\x0b \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\xe4\x01\n\nAssignment\x12\x13\n\x02id\x18\x01 \x01(\tR\x02idB\x03\xe0A\x08\x12%\n\tprincipal\x18\x02 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x18d\x12\x1b\n\x04role\x18\x03 \x01(\tR\x04roleB\x07\xbaH\x04r\x02\x18?\x12;\n\x0bexpire_time\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\nexpireTime\x12@\n\x0bcreate_time\x18\x05 \x01(\x0b2\x1a.google.protobuf.TimestampR\ncreateTimeB\x03\xe0A\x03":\n\nPermission\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07methods\x18\x02 \x03(\tR\x07methods"E\n\x11CreateRoleRequest\x120\n\x04role\x18\x01 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x04roleB\x06\xbaH\x03\xc8\x01\x01"/\n\x0eGetRoleRequest\x12\x1d\n\x04role\x18\x01 \x01(\tR\x04roleB\t\xbaH\x06r\x04\x10\x01\x18d"\x82\x01\n\x11UpdateRoleRequest\x120\n\x04role\x18\x01 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x04roleB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"O\n\x11DeleteRoleRequest\x12\x1d\n\x04role\x18\x01 \x01(\tR\x04roleB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x14\n\x12DeleteRoleResponse"\x83\x01\n\x10ListRolesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "g\n\x11ListRolesResponse\x12*\n\x05roles\x18\x01 \x03(\x0b2\x14.taskman.iam.v1.RoleR\x05roles\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"M\n\x13CreatePolicyRequest\x126\n\x06policy\x18\x01 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06policyB\x06\xbaH\x03\xc8\x01\x01"5\n\x10GetPolicyRequest\x12!\n\x06policy\x18\x01 \x01(\tR\x06policyB\t\xbaH\x06r\x04\x10\x01\x18d"\x8a\x01\n\x13UpdatePolicyRequest\x126\n\x06policy\x18\x01 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06policyB\x06\xbaH\x03\xc8\x01\x01\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b2\x1a.google.protobuf.FieldMaskR\nupdateMask"U\n\x13DeletePolicyRequest\x12!\n\x06policy\x18\x01 \x01(\tR\x06policyB\t\xbaH\x06r\x04\x10\x01\x18d\x12\x1b\n\x04etag\x18\x02 \x01(\tR\x04etagB\x07\xbaH\x04r\x02\x18@"\x16\n\x14DeletePolicyResponse"\x86\x01\n\x13ListPoliciesRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "r\n\x14ListPoliciesResponse\x122\n\x08policies\x18\x01 \x03(\x0b2\x16.taskman.iam.v1.PolicyR\x08policies\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"]\n\x17CreateAssignmentRequest\x12B\n\nassignment\x18\x01 \x01(\x0b2\x1a.taskman.iam.v1.AssignmentR\nassignmentB\x06\xbaH\x03\xc8\x01\x01"A\n\x14GetAssignmentRequest\x12)\n\nassignment\x18\x01 \x01(\tR\nassignmentB\t\xbaH\x06r\x04\x10\x01\x18d"D\n\x17DeleteAssignmentRequest\x12)\n\nassignment\x18\x01 \x01(\tR\nassignmentB\t\xbaH\x06r\x04\x10\x01\x18d"\x1a\n\x18DeleteAssignmentResponse"\x89\x01\n\x16ListAssignmentsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "\x7f\n\x17ListAssignmentsResponse\x12<\n\x0bassignments\x18\x01 \x03(\x0b2\x1a.taskman.iam.v1.AssignmentR\x0bassignments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"\x18\n\x16ListPermissionsRequest"W\n\x17ListPermissionsResponse\x12<\n\x0bpermissions\x18\x01 \x03(\x0b2\x1a.taskman.iam.v1.PermissionR\x0bpermissions"\x83\x01\n\x19ProvisionPrincipalRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x10\x01\x12+\n\x0corganization\x18\x02 \x01(\tR\x0corganizationB\x07\xbaH\x04r\x02\x10\x01\x12\x12\n\x04role\x18\x03 \x01(\tR\x04role"X\n\x1aProvisionPrincipalResponse\x12:\n\nassignment\x18\x01 \x01(\x0b2\x1a.taskman.iam.v1.AssignmentR\nassignment"e\n\x17SuspendPrincipalRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x10\x01\x12#\n\x08revision\x18\x02 \x01(\x03R\x08revisionB\x07\xbaH\x04"\x02 \x00"\x1a\n\x18SuspendPrincipalResponse"d\n\x16ResumePrincipalRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x10\x01\x12#\n\x08revision\x18\x02 \x01(\x03R\x08revisionB\x07\xbaH\x04"\x02 \x00"\x19\n\x17ResumePrincipalResponse"A\n\x12GetSnapshotRequest\x12+\n\x0corganization\x18\x01 \x01(\tR\x0corganizationB\x07\xbaH\x04r\x02\x10\x01"\xc2\x01\n\x08Snapshot\x12*\n\x05roles\x18\x01 \x03(\x0b2\x14.taskman.iam.v1.RoleR\x05roles\x122\n\x08policies\x18\x02 \x03(\x0b2\x16.taskman.iam.v1.PolicyR\x08policies\x12<\n\x0bassignments\x18\x03 \x03(\x0b2\x1a.taskman.iam.v1.AssignmentR\x0bassignments\x12\x18\n\x07version\x18\x04 \x01(\x03R\x07version"\xb9\x01\n\tRoleEvent\x12(\n\x04role\x18\x01 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x04role\x12,\n\x06before\x18\x02 \x01(\x0b2\x14.taskman.iam.v1.RoleR\x06before\x12\x18\n\x07version\x18\x03 \x01(\x03R\x07version::\xaa\xbb\x186\n\x10iam.role.created\n\x10iam.role.updated\n\x10iam.role.deleted"\xc9\x01\n\x0bPolicyEvent\x12.\n\x06policy\x18\x01 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06policy\x12.\n\x06before\x18\x02 \x01(\x0b2\x16.taskman.iam.v1.PolicyR\x06before\x12\x18\n\x07version\x18\x03 \x01(\x03R\x07version:@\xaa\xbb\x18<\n\x12iam.policy.created\n\x12iam.policy.updated\n\x12iam.policy.deleted"\x9d\x01\n\x0fAssignmentEvent\x12:\n\nassignment\x18\x01 \x01(\x0b2\x1a.taskman.iam.v1.AssignmentR\nassignment\x12\x18\n\x07version\x18\x02 \x01(\x03R\x07version:4\xaa\xbb\x180\n\x16iam.assignment.created\n\x16iam.assignment.deleted"s\n\x0bIamResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n\tprincipal\x18\x03 \x01(\tR\tprincipal:"\xba\xbb\x18\x1e\n\x05roles\n\x08policies\n\x0bassignments*C\n\x06Effect\x12\x16\n\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n\x0cEFFECT_ALLOW\x10\x01\x12\x0f\n\x0bEFFECT_DENY\x10\x022\xde\x14\n\x0fIamAdminService\x12\x82\x01\n\nCreateRole\x12!.taskman.iam.v1.CreateRoleRequest\x1a\x14.taskman.iam.v1.Role";\x82\xd3\xe4\x93\x02\x11"\t/v1/roles:\x04role\xa2\xbb\x18 \x12\x0croles.create\x1a\x10iam.role.created\x12k\n\x07GetRole\x12\x1e.taskman.iam.v1.GetRoleRequest\x1a\x14.taskman.iam.v1.Role"*\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/roles/{role}\xa2\xbb\x18\x0e\x12\nroles.read(\x01\x12\x8c\x01\n\nUpdateRole\x12!.taskman.iam.v1.UpdateRoleRequest\x1a\x14.taskman.iam.v1.Role"E\x82\xd3\xe4\x93\x02\x1b2\x13/v1/roles/{role.id}:\x04role\xa2\xbb\x18 \x12\x0croles.update\x1a\x10iam.role.updated\x12\x91\x01\n\nDeleteRole\x12!.taskman.iam.v1.DeleteRoleRequest\x1a".taskman.iam.v1.DeleteRoleResponse"<\x82\xd3\xe4\x93\x02\x12*\x10/v1/roles/{role}\xa2\xbb\x18 \x12\x0croles.delete\x1a\x10iam.role.deleted\x12u\n\tListRoles\x12 .taskman.iam.v1.ListRolesRequest\x1a!.taskman.iam.v1.ListRolesResponse"#\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/roles\xa2\xbb\x18\x0e\x12\nroles.read(\x01\x12\x92\x01\n\x0cCreatePolicy\x12#.taskman.iam.v1.CreatePolicyRequest\x1a\x16.taskman.iam.v1.Policy"E\x82\xd3\xe4\x93\x02\x16"\x0c/v1/policies:\x06policy\xa2\xbb\x18%\x12\x0fpolicies.create\x1a\x12iam.policy.created\x12y\n\tGetPolicy\x12 .taskman.iam.v1.GetPolicyRequest\x1a\x16.taskman.iam.v1.Policy"2\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/policies/{policy}\xa2\xbb\x18\x11\x12\rpolicies.read(\x01\x12\x9e\x01\n\x0cUpdatePolicy\x12#.taskman.iam.v1.UpdatePolicyRequest\x1a\x16.taskman.iam.v1.Policy"Q\x82\xd3\xe4\x93\x02"2\x18/v1/policies/{policy.id}:\x06policy\xa2\xbb\x18%\x12\x0fpolicies.update\x1a\x12iam.policy.updated\x12\xa1\x01\n\x0cDeletePolicy\x12#.taskman.iam.v1.DeletePolicyRequest\x1a$.taskman.iam.v1.DeletePolicyResponse"F\x82\xd3\xe4\x93\x02\x17*\x15/v1/policies/{policy}\xa2\xbb\x18%\x12\x0fpolicies.delete\x1a\x12iam.policy.deleted\x12\x84\x01\n\x0cListPolicies\x12#.taskman.iam.v1.ListPoliciesRequest\x1a$.taskman.iam.v1.ListPoliciesResponse")\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/policies\xa2\xbb\x18\x11\x12\rpolicies.read(\x01\x12\xac\x01\n\x10CreateAssignment\x12\'.taskman.iam.v1.CreateAssignmentRequest\x1a\x1a.taskman.iam.v1.Assignment"S\x82\xd3\xe4\x93\x02\x1d"\x0f/v1/assignments:\nassignment\xa2\xbb\x18,\x12\x12assignments.create\x1a\x16iam.assignment.created\x12\x8f\x01\n\rGetAssignment\x12$.taskman.iam.v1.GetAssignmentRequest\x1a\x1a.taskman.iam.v1.Assignment"<\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/assignments/{assignment}\xa2\xbb\x18\x14\x12\x10assignments.read(\x01\x12\xbb\x01\n\x10DeleteAssignment\x12\'.taskman.iam.v1.DeleteAssignmentRequest\x1a(.taskman.iam.v1.DeleteAssignmentResponse"T\x82\xd3\xe4\x93\x02\x1e*\x1c/v1/assignments/{assignment}\xa2\xbb\x18,\x12\x12assignments.delete\x1a\x16iam.assignment.deleted\x12\x93\x01\n\x0fListAssignments\x12&.taskman.iam.v1.ListAssignmentsRequest\x1a\'.taskman.iam.v1.ListAssignmentsResponse"/\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/assignments\xa2\xbb\x18\x14\x12\x10assignments.read(\x01\x12\x8d\x01\n\x0fListPermissions\x12&.taskman.iam.v1.ListPermissionsRequest\x1a\'.taskman.iam.v1.ListPermissionsResponse")\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/permissions\xa2\xbb\x18\x0e\x12\nroles.read(\x01\x12\x8b\x01\n\x12ProvisionPrincipal\x12).taskman.iam.v1.ProvisionPrincipalRequest\x1a*.taskman.iam.v1.ProvisionPrincipalResponse"\x1e\xa2\xbb\x18\x1a\x08\x03\x1a\x16iam.assignment.created\x12m\n\x10SuspendPrincipal\x12\'.taskman.iam.v1.SuspendPrincipalRequest\x1a(.taskman.iam.v1.SuspendPrincipalResponse"\x06\xa2\xbb\x18\x02\x08\x03\x12j\n\x0fResumePrincipal\x12&.taskman.iam.v1.ResumePrincipalRequest\x1a\'.taskman.iam.v1.ResumePrincipalResponse"\x06\xa2\xbb\x18\x02\x08\x03\x12U\n\x0bGetSnapshot\x12".taskman.iam.v1.GetSnapshotRequest\x1a\x18.taskman.iam.v1.Snapshot"\x08\xa2\xbb\x18\x04\x08\x03(\x01b\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
@@ -1514,6 +1634,10 @@ _DESC = file_desc(
         "ListPermissionsResponse": ListPermissionsResponse,
         "ProvisionPrincipalRequest": ProvisionPrincipalRequest,
         "ProvisionPrincipalResponse": ProvisionPrincipalResponse,
+        "SuspendPrincipalRequest": SuspendPrincipalRequest,
+        "SuspendPrincipalResponse": SuspendPrincipalResponse,
+        "ResumePrincipalRequest": ResumePrincipalRequest,
+        "ResumePrincipalResponse": ResumePrincipalResponse,
         "GetSnapshotRequest": GetSnapshotRequest,
         "Snapshot": Snapshot,
         "RoleEvent": RoleEvent,

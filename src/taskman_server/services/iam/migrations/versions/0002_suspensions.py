@@ -1,0 +1,26 @@
+"""Who is shut out, or about to be."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Makes the table."""
+    op.create_table(
+        "suspensions",
+        sa.Column("organization", sa.Text, primary_key=True),
+        sa.Column("principal", sa.Text, primary_key=True),
+        sa.Column("revision", sa.BigInteger, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    """Drops it."""
+    op.drop_table("suspensions")
