@@ -206,3 +206,39 @@ async def test_undoing_a_denial_gives_what_it_took(house: House) -> None:
         await house.call(clerk, "IamAdminService.UpdatePolicy", soften, Policy)
     rename = UpdatePolicyRequest(policy=Policy(id=denial.id, description="Exports are for admins"))
     assert (await house.call(clerk, "IamAdminService.UpdatePolicy", rename, Policy)).description
+
+
+async def test_denying_needs_what_is_denied(house: House) -> None:
+    """IAM-1: a denial takes from others; whoever does not hold the permission has no say in it."""
+    await house.role("clerk", "policies.*", "tasks.read")
+    clerk = await house.user("clerk")
+    with pytest.raises(PermissionDeniedError) as refused:
+        await house.policy("no-exports", ["tasks.export"], roles=["member"], deny=True, by=clerk)
+    assert (refused.value.reason, refused.value.metadata["missing"]) == ("PRIVILEGE_ESCALATION", "tasks.export")
+    assert "denies" in refused.value.message
+    made = await house.policy("no-reads", ["tasks.read"], roles=["viewer"], deny=True, by=clerk)
+    wider = UpdatePolicyRequest(policy=Policy(id=made.id, permissions=["tasks.read", "tasks.export"]))
+    with pytest.raises(PermissionDeniedError):
+        await house.call(clerk, "IamAdminService.UpdatePolicy", wider, Policy)
+    shorter = UpdatePolicyRequest(policy=Policy(id=made.id, condition=URGENT))
+    assert (await house.call(clerk, "IamAdminService.UpdatePolicy", shorter, Policy)).condition == URGENT
+
+
+async def test_only_administrators_deny_something_to_administrators_or_everyone(house: House) -> None:
+    """IAM-1: not even what the author holds."""
+    await house.role("clerk", "policies.*", "tasks.read")
+    clerk, admin = await house.user("clerk"), await house.user("admin")
+    for roles in ([], ["admin"], ["viewer", "admin"]):
+        with pytest.raises(PermissionDeniedError) as refused:
+            await house.policy("no-reads", ["tasks.read"], roles=roles, deny=True, by=clerk)
+        assert refused.value.reason == "ADMIN_NEEDED"
+    made = await house.policy("no-reads", ["tasks.read"], roles=["viewer"], deny=True, by=clerk)
+    for policy, paths in (
+        (Policy(id=made.id), ["roles"]),
+        (Policy(id=made.id, roles=["viewer", "admin"]), ["roles"]),
+    ):
+        request = UpdatePolicyRequest(policy=policy, update_mask=FieldMask(paths=paths))
+        with pytest.raises(PermissionDeniedError):
+            await house.call(clerk, "IamAdminService.UpdatePolicy", request, Policy)
+    assert (await house.policy("none-reads", ["tasks.read"], "false", deny=True, by=admin)).roles == []
+    assert (await house.policy("all-read", ["tasks.read"], by=clerk)).roles == []

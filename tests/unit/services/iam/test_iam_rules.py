@@ -72,11 +72,12 @@ def test_only_administrators_have_the_administrators_rights() -> None:
 
 
 def test_what_a_change_gives_somebody() -> None:
-    """IAM-1: grants made, and denials undone."""
+    """IAM-1: grants made, and denials made and undone."""
     allow = Policy(name="p", effect=Effect.ALLOW, permissions=["tasks.read"], roles=["lead"])
     deny = Policy(name="q", effect=Effect.DENY, permissions=["users.*"], roles=["lead"])
     assert rules.given_by_policy(None, allow) == {"tasks.read"}
-    assert rules.given_by_policy(None, deny) == set()
+    assert rules.given_by_policy(None, deny) == permissions.expand(["users.*"])
+    assert rules.given_by_policy(allow, None) == set()
     assert rules.given_by_policy(deny, None) == permissions.expand(["users.*"])
     assert rules.given_by_policy(deny, allow) == {"tasks.read"} | permissions.expand(["users.*"])
     assert rules.given_by_role(Role(name="lead", permissions=["users.read"]), [allow, deny]) == {
@@ -117,3 +118,26 @@ def test_etags_differ_with_every_revision() -> None:
     seen = {rules.etag(name, revision) for name in ("role_a", "role_b") for revision in range(100)}
     assert len(seen) == 200
     assert len({role.etag for role in defaults.ROLES} | {policy.etag for policy in defaults.POLICIES}) == 7
+
+
+@pytest.mark.parametrize(
+    ("effect", "roles", "refused"),
+    [
+        (Effect.DENY, [], True),
+        (Effect.DENY, ["lead", "admin"], True),
+        (Effect.DENY, ["lead"], False),
+        (Effect.ALLOW, [], False),
+        (Effect.ALLOW, ["admin"], False),
+    ],
+)
+def test_who_may_deny_something_to_administrators(effect: Effect, roles: list[str], refused: bool) -> None:
+    """IAM-1: administrators only, whether the denial comes or goes."""
+    policy = Policy(name="p", effect=effect, permissions=["tasks.read"], roles=roles)
+    for before, after in ((policy, None), (None, policy), (policy, policy)):
+        rules.check_may_deny(before, after, by_admin=True)
+        if not refused:
+            rules.check_may_deny(before, after, by_admin=False)
+            continue
+        with pytest.raises(PermissionDeniedError) as caught:
+            rules.check_may_deny(before, after, by_admin=False)
+        assert caught.value.reason == "ADMIN_NEEDED"

@@ -102,7 +102,7 @@ class Base:
         assert isinstance(after, str)
         return seen, after
 
-    async def _check_may_give(self, call: Call, given: Collection[str], what: str) -> None:
+    async def _check_may_give(self, call: Call, given: Collection[str], what: str, verb: str = "gives") -> None:
         """Refuses to give what the caller does not hold; administrators may give everything."""
         if not given or call.principal.type == "service" or await self._is_admin(call):
             return
@@ -111,7 +111,7 @@ class Base:
             scope = await call.scope(permission)
             if scope.kind is PlanKind.ALWAYS_ALLOWED:
                 held.append(permission)
-        rules.check_grants(given, held, what)
+        rules.check_grants(given, held, what, verb)
 
     async def _is_admin(self, call: Call) -> bool:
         rows = await self.store.assignments_of(call.principal.organization, call.principal.id)

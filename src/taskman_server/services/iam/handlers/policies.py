@@ -63,7 +63,7 @@ class PolicyHandlers(Base):
         policy = _merged(Policy(id=new_id("policy")), request.policy, MUTABLE)
         await call.authorize({**resource_of(policy), "id": ""})
         _check(policy)
-        await self._check_may_give(call, rules.given_by_policy(None, policy), f"The policy {policy.name!r}")
+        await self._check_author(call, None, policy)
         organization = call.principal.organization
         tx = await call.begin()
         await self._check_fits(tx, organization, policy)
@@ -104,7 +104,7 @@ class PolicyHandlers(Base):
         planned = _merged(seen, wanted, paths)
         _check(planned)
         if set(paths) - {"name", "description"}:
-            await self._check_may_give(call, rules.given_by_policy(seen, planned), f"The policy {seen.name!r}")
+            await self._check_author(call, seen, planned)
         organization = call.principal.organization
         tx = await call.begin()
         row = await self.store.get(POLICIES, organization, wanted.id, tx)
@@ -177,6 +177,12 @@ class PolicyHandlers(Base):
                 policy=policy.name,
             )
         return policy
+
+    async def _check_author(self, call: Call, before: Policy | None, after: Policy) -> None:
+        verb = "denies" if after.effect is Effect.DENY else "gives"
+        await self._check_may_give(call, rules.given_by_policy(before, after), f"The policy {after.name!r}", verb)
+        by_admin = call.principal.type == "service" or await self._is_admin(call)
+        rules.check_may_deny(before, after, by_admin)
 
     async def _check_fits(self, tx: Transaction, organization: str, policy: Policy) -> None:
         """What depends on the organization's other roles and policies, read inside the transaction."""
