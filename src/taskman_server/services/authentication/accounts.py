@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from taskman_sdk.errors import TaskManError
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import ProvisionPrincipalRequest, ProvisionPrincipalResponse
 from taskman_sdk.proto.taskman.user.v1.user_pb import ProvisionUserRequest, ProvisionUserResponse
 from taskman_server.kit.rpc import Context
 from taskman_server.services.authentication.store import AuthenticationStore
 
-__all__ = ["DEFAULT_ORGANIZATION", "create_account"]
-
-DEFAULT_ORGANIZATION: Final = "default"
+__all__ = ["create_account", "grant_role", "try_grant_role"]
 
 
 async def create_account(

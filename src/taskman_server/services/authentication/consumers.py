@@ -25,7 +25,8 @@ class UserEvents:
 
     def subscriptions(self) -> Sequence[Subscription]:
         """What to listen to."""
-        return [Subscription(QUEUE, ["user.created", "user.updated", "user.deactivated"], self.handle)]
+        names = ["user.created", "user.updated", "user.deactivated", "user.activated"]
+        return [Subscription(QUEUE, names, self.handle)]
 
     async def handle(self, event: Event, tx: Transaction) -> None:
         """Takes over one change of a user."""

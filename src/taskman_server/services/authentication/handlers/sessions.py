@@ -17,9 +17,9 @@ from taskman_server.kit.crypto import digest, new_secret
 from taskman_server.kit.db import Row, Transaction
 from taskman_server.kit.emails import normal_email
 from taskman_server.kit.ids import new_id
+from taskman_server.kit.organizations import DEFAULT_ORGANIZATION
 from taskman_server.kit.rpc import Call
 from taskman_server.services.authentication import rules
-from taskman_server.services.authentication.accounts import DEFAULT_ORGANIZATION
 from taskman_server.services.authentication.parts import Parts, origin_of, payload
 from taskman_server.services.authentication.throttle import Attempt, Throttle, throttled
 

@@ -65,6 +65,7 @@ _RETIRE_KEYS = Statement(
 _PRUNE_KEYS = Statement(delete(SIGNING_KEYS).where(SIGNING_KEYS.c.retire_time < bindparam("before")))
 _MILESTONE = Statement(select(MILESTONES).where(MILESTONES.c.name == bindparam("name")))
 _INSERT_MILESTONE = Statement(insert(MILESTONES))
+_DELETE_MILESTONE = Statement(delete(MILESTONES).where(MILESTONES.c.name == bindparam("name")))
 
 
 class AccountStore:
@@ -170,6 +171,10 @@ class AccountStore:
     async def milestone(self, name: str) -> Row | None:
         """Something that happens once in a deployment's life, for example `administrator`."""
         return await self.db.fetch_one(_MILESTONE, name=name)
+
+    async def drop_milestone(self, tx: Transaction, name: str) -> None:
+        """It has to happen again."""
+        await tx.execute(_DELETE_MILESTONE, name=name)
 
     async def add_milestone(self, tx: Transaction, name: str, organization: str, user: str, now: datetime) -> None:
         """It has happened.
