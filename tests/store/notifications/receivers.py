@@ -95,14 +95,18 @@ async def hook_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[HookSe
 class _Inbox:
     mails: list[tuple[str, EmailMessage]] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
+    options: list[list[str]] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         answer = self.answers.pop(0) if self.answers else "250 taken"
         if answer.startswith("2"):
-            message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+            content = envelope.content
+            content = content.encode() if isinstance(content, str) else content
+            message = email.message_from_bytes(content, policy=email.policy.default)
             assert isinstance(message, EmailMessage)
-            self.raw.append(envelope.content)
+            self.raw.append(content)
+            self.options.append(list(envelope.mail_options))
             self.mails.extend((to, message) for to in envelope.rcpt_tos)
         return answer
 
@@ -125,10 +129,17 @@ class _Controller(Controller):
 class MailServer:
     """An SMTP server in a thread of its own; `answers` to DATA are given one after the other, then 250s."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, password: str = "", smtps: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        password: str = "",
+        smtps: bool = False,
+        seven_bits: bool = False,
+    ) -> None:
         self._inbox = _Inbox()
         self.logins: list[tuple[str, str]] = []
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"decode_data": True} if seven_bits else {}  # then it offers no 8BITMIME
         if password:
             options |= {
                 "authenticator": self._login,
@@ -158,6 +169,11 @@ class MailServer:
     @property
     def raw(self) -> list[bytes]:
         return self._inbox.raw
+
+    @property
+    def options(self) -> list[list[str]]:
+        """The options of each MAIL command."""
+        return self._inbox.options
 
     @property
     def mails(self) -> list[tuple[str, EmailMessage]]:

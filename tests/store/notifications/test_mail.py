@@ -6,6 +6,7 @@ import asyncio
 import email
 import email.policy
 import stat
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -310,6 +311,31 @@ async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(tmp_pat
 
         await until(twice)
         assert list((tmp_path / "mail").iterdir()) == [file]
+
+
+async def test_a_mail_in_a_file_can_be_read_and_its_link_be_copied_with_any_program(tmp_path: Path) -> None:
+    """NOTIFY-1, AUTHN-4: no line is wrapped and nothing is escaped, however long the link and whatever the name."""
+    link = SECRET_LINK + "x" * 100
+    request = SendMailRequest(
+        template="password_reset",
+        email="ann@example.com",
+        variables=[
+            MailVariable(name="link", substitution=link),
+            MailVariable(name="display_name", substitution="Jörg Grün"),
+        ],
+    )
+    async with open_house(SERVICE, tmp_path) as house:
+        await house.call("SendMail", request, SendMailResponse, caller=AUTHENTICATION)
+        await settled(house, 1)
+        (file,) = (tmp_path / "mail").iterdir()
+    lines = file.read_bytes().split(b"\r\n")
+    assert link.encode() in lines
+    assert "Hello Jörg Grün," in file.read_text(encoding="utf-8")
+    assert f'href="{link}"' in file.read_text(encoding="utf-8")
+    message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    assert link in part(message, "plain")
+    assert link in part(message, "html")
 
 
 async def test_an_event_that_comes_twice_is_mailed_once(house: House, smtp: MailServer) -> None:

@@ -10,11 +10,13 @@ import pytest
 from taskman_server.services.notifications.mail import SmtpSender, build_message
 from taskman_server.services.notifications.templating import Templates
 from tests.store.notifications.conftest import Certificates
-from tests.store.notifications.receivers import MailServer
+from tests.store.notifications.receivers import MailServer, part
+
+LINK = "https://taskman.example/reset-password?token=" + "x" * 100
 
 
-def a_message() -> EmailMessage:
-    rendered = Templates().render("welcome", {"email": "a@example.com"})
+def a_message(name: str = "Ann") -> EmailMessage:
+    rendered = Templates().render("password_reset", {"email": "a@example.com", "link": LINK, "display_name": name})
     return build_message(
         rendered,
         sender="TaskMan <taskman@example.com>",
@@ -64,3 +66,37 @@ async def test_a_mail_server_that_is_away_is_tried_again() -> None:
     server.close()
     outcome = await SmtpSender(server.url).send(a_message(), "d", datetime.now(UTC))
     assert (outcome.kind, outcome.error) == ("retry", "The mail server cannot be used: no connection.")
+
+
+@pytest.mark.parametrize(
+    ("seven_bits", "name", "encoding", "option"),
+    [
+        (False, "Ann", "7bit", False),
+        (True, "Ann", "7bit", False),
+        (False, "Jörg", "8bit", True),
+        (True, "Jörg", "quoted-printable", False),
+    ],
+)
+async def test_a_text_is_sent_as_plainly_as_the_server_can_take_it(
+    seven_bits: bool, name: str, encoding: str, option: bool
+) -> None:
+    """NOTIFY-1, RFC 6152: 8 bits only where they are offered and announced; a link is whole wherever that can be."""
+    server = MailServer(seven_bits=seven_bits)
+    try:
+        message = a_message(name)
+        before = message.as_bytes()
+        outcome = await SmtpSender(server.url).send(message, "delivery_1", datetime.now(UTC))
+        assert outcome.kind == "delivered", outcome.error
+        assert message.as_bytes() == before, "it may be sent again, to another server"
+        (raw,), ((_, received),), (options,) = server.raw, server.mails, server.options
+    finally:
+        server.close()
+    assert any("8BITMIME" in each.upper() for each in options) == option
+    text = received.get_body(("plain",))
+    assert text is not None
+    assert text["content-transfer-encoding"] == encoding
+    assert (LINK.encode() in raw.split(b"\r\n")) == (encoding != "quoted-printable")
+    assert raw.isascii() == (encoding != "8bit")
+    for kind in ("plain", "html"):
+        assert LINK in part(received, kind)
+        assert f"Hello {name}," in part(received, kind)

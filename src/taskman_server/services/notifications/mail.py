@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import ipaddress
 import os
 import socket
@@ -25,6 +27,7 @@ from taskman_server.services.notifications.templating import Rendered
 __all__ = ["FileSender", "MailSender", "SmtpSender", "build_message", "mail_sender"]
 
 TIMEOUT: Final = 30.0
+_MAX_LINE: Final = 998
 
 
 class MailSender(Protocol):
@@ -57,9 +60,30 @@ def build_message(
     message["Date"] = format_datetime(time.astimezone(UTC))
     message["Message-ID"] = f"<{delivery}@{sender_address.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office replies, please
-    message.set_content(rendered.text)
-    message.add_alternative(rendered.html, subtype="html")
+    message.set_content(rendered.text, cte=_plain(rendered.text))
+    message.add_alternative(rendered.html, subtype="html", cte=_plain(rendered.html))
     return message
+
+
+def _plain(text: str) -> str:
+    """The encoding that leaves a text as it is, so that a link can be copied from the bytes; RFC 5322 section 2.1.1
+    has the limit."""
+    if any(len(line.encode()) > _MAX_LINE for line in text.splitlines()):
+        return "quoted-printable"
+    return "7bit" if text.isascii() else "8bit"
+
+
+def _in_seven_bits(message: EmailMessage) -> EmailMessage:
+    """The mail for a server that takes no other: the parts that need eight are quoted-printable."""
+    message = copy.deepcopy(message)
+    for part in message.walk():
+        if isinstance(part, EmailMessage) and part["Content-Transfer-Encoding"] == "8bit":
+            part.set_content(part.get_content(), subtype=part.get_content_subtype(), cte="quoted-printable")
+    return message
+
+
+def _needs_eight_bits(message: EmailMessage) -> bool:
+    return any(part["Content-Transfer-Encoding"] == "8bit" for part in message.walk())
 
 
 def _address(text: str) -> str:
@@ -129,7 +153,16 @@ class SmtpSender:
         try:
             async with asyncio.timeout(TIMEOUT):
                 async with client:
-                    await client.sendmail(sender, [recipient], message.as_bytes(policy=SMTP))
+                    options: list[str] = []
+                    if _needs_eight_bits(message):
+                        if client.is_ehlo_or_helo_needed:
+                            with contextlib.suppress(aiosmtplib.SMTPHeloError):  # it may know HELO alone
+                                await client.ehlo()
+                        if client.supports_extension("8bitmime"):
+                            options = ["BODY=8BITMIME"]
+                        else:
+                            message = _in_seven_bits(message)
+                    await client.sendmail(sender, [recipient], message.as_bytes(policy=SMTP), mail_options=options)
         except aiosmtplib.SMTPRecipientsRefused as error:
             code = error.recipients[0].code if error.recipients else 0
             return _refused(code, "the recipient", code >= 500)
