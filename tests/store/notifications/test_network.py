@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from taskman_sdk.proto.taskman.notification.v1.notification_pb import (
     UpdateWebhookRequest,
     Webhook,
 )
+from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
 from taskman_server.kit.clock import SystemClock
 from taskman_server.services.notifications import SERVICE
 from taskman_server.services.notifications.rules import Address, webhook_secret
@@ -23,6 +25,7 @@ from taskman_server.services.notifications.webhooks import WebhookSender
 from tests.store.audit.house import House, open_house
 from tests.store.notifications.conftest import Certificates
 from tests.store.notifications.receivers import Answer, HookServer, hook_server
+from tests.store.support import until
 
 SECRET = webhook_secret(b"s" * 32)
 
@@ -86,7 +89,7 @@ async def test_a_name_that_stands_for_this_machine_is_not_called(hooks: HookServ
     for name in {"localhost", socket.gethostname()}:
         kind, error = await sent(sender, f"https://{name}:{port}/hook")
         assert kind == "retry"
-        assert "which webhooks may not call" in error
+        assert error == "Not called: its host is at an address that webhooks may not call."
     assert hooks.hooks == []
 
 
@@ -112,9 +115,35 @@ async def test_one_private_address_among_those_of_a_name_is_enough_to_refuse(
 ) -> None:
     """NOTIFY-7: checked after DNS, every address, in every disguise."""
     sender = WebhookSender(SystemClock(), allow_private=False, resolver=answering(*addresses))  # type: ignore[arg-type]
-    kind, error = await sent(sender, hooks.url.replace("http://127.0.0.1", "https://hooks.example.com"))
-    assert (kind, "may not call" in error) == ("retry", True)
+    url = hooks.url.replace("http://127.0.0.1", "https://hooks.example.com")
+    outcome = await sender.send(url, SECRET, "delivery_1", "{}")
+    assert (outcome.kind, "may not call" in outcome.error) == ("retry", True)
+    assert not any(str(ip_address(each)) in outcome.error for each in addresses), "it tells who asks what our DNS knows"
+    assert any(str(ip_address(each)) in outcome.note for each in addresses), "our own log shall have it"
     assert hooks.hooks == []
+
+
+async def test_the_address_behind_a_name_is_for_our_log_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """NOTIFY-7: a tenant must not read our internal DNS in the errors of deliveries."""
+    async with open_house(SERVICE, tmp_path) as house:
+
+        async def inside(host: str, port: int) -> Sequence[Address]:
+            return [IPv4Address("10.99.88.77")]
+
+        house.parts.workers[0]._webhooks._resolver = inside  # type: ignore[attr-defined]
+        await create(house, "https://db.internal.example/", "task.created")
+        await house.publish(house.event("task.created", TaskEvent(task=Task(id="task_1")), subject="task_1"))
+
+        async def attempted() -> Any:
+            return await house.rows("SELECT error FROM attempts")
+
+        ((error,),) = await until(attempted)
+        assert error == "Not called: its host is at an address that webhooks may not call."
+        assert not any("10.99.88.77" in str(row) for row in await house.rows("SELECT * FROM outbox"))
+    logged = capfd.readouterr()
+    assert "10.99.88.77" in logged.err + logged.out
 
 
 async def test_the_metadata_service_is_never_called_and_plain_http_only_at_home() -> None:

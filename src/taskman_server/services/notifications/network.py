@@ -23,7 +23,14 @@ Resolver = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 
 class Refused(Exception):
-    """The host may not be called."""
+    """The host may not be called.
+
+    Its text is for whoever owns the webhook; `note`, for our log alone, may hold what our own DNS knows.
+    """
+
+    def __init__(self, text: str, note: str = "") -> None:
+        super().__init__(text)
+        self.note = note
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
@@ -63,7 +70,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         # One bad address among good ones is refused too: which one is taken must not be the resolver's choice.
         for address in addresses:
             if not is_reachable(address, self._scheme, self._allow_private):
-                raise Refused(f"{host} is at {address}, which webhooks may not call")
+                raise Refused("its host is at an address that webhooks may not call", f"{host} is at {address}")
         last: Exception = httpcore.ConnectError("the name has no address")
         for address in addresses[:MAX_ADDRESSES]:
             try:

@@ -18,6 +18,7 @@ class Outcome:
         error: what went wrong, in our words; empty when nothing did. Holds nothing of the content.
         retry_after: seconds that the receiver asked for.
         recipient: the address that was found for a user, where one was looked for.
+        note: more of what went wrong, for our log alone.
     """
 
     kind: Literal["delivered", "retry", "failed", "gone"]
@@ -25,3 +26,4 @@ class Outcome:
     error: str = ""
     retry_after: float | None = None
     recipient: str = ""
+    note: str = ""

@@ -71,7 +71,7 @@ class WebhookSender:
             async with asyncio.timeout(self._timeout):
                 status, asked = await self._post(url, headers, body.encode())
         except Refused as error:
-            return Outcome("retry", 0, f"Not called: {error}.")
+            return Outcome("retry", 0, f"Not called: {error}.", note=error.note)
         except (TimeoutError, httpcore.TimeoutException):
             return Outcome("retry", 0, f"No answer within {self._timeout:g} seconds.")
         except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError, OSError, UnicodeError) as error:

@@ -170,6 +170,8 @@ class DeliveryWorker:
         if webhook.disabled:
             return Outcome("failed", 0, "The webhook is disabled.")
         sent = await self._webhooks.send(webhook.url, webhook.secret, row.id, row.payload)
+        if sent.note:
+            self._runtime.telemetry.log.warning("a webhook was not called", delivery=row.id, note=sent.note)
         return Outcome(sent.kind, sent.status_code, sent.error, sent.retry_after, webhook.url)
 
     async def _send_mail(self, row: Row, context: Context) -> Outcome:
