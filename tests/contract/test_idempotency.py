@@ -72,7 +72,7 @@ async def _deactivate(site: Site) -> Case:
 async def _activate(site: Site) -> Case:
     case = await _deactivate(site)
     for request in (case.request, case.other):
-        await case.who.call("UserService.DeactivateUser", **request)
+        await case.person.call("UserService.DeactivateUser", **request)
     return case
 
 

@@ -138,6 +138,18 @@ async def test_a_deactivated_user_is_out_within_five_seconds(site: Site, admin: 
     assert isinstance(refresh, UnauthenticatedError)
 
 
+async def test_who_was_shut_out_is_let_in_again(site: Site, admin: Person) -> None:
+    """USER-1, AUDIT-1: with the permission to shut out, and on record."""
+    zed = await site.new_person("Zed")
+    await admin.call("UserService.DeactivateUser", user=zed.id)
+    user = await admin.call("UserService.ActivateUser", user=zed.id)
+    assert user["state"] == "active"
+    assert (await admin.call("UserService.GetUser", user=zed.id))["state"] == "active"
+    assert await site.event(f'type == "user.activated" && target_id == "{zed.id}"')
+    other = await site.new_person("Other")
+    assert (await other.refused("UserService.ActivateUser", user=zed.id)).code == "PERMISSION_DENIED"
+
+
 async def test_nobody_shuts_themselves_out(site: Site, admin: Person) -> None:
     """USER-1: somebody must be left to undo it."""
     error = await admin.refused("UserService.DeactivateUser", user=admin.id)
