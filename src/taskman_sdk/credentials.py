@@ -107,7 +107,7 @@ class TokenKeeper:
             answer = await self._refresh(refresh_token)
         except UnauthenticatedError as error:
             raise UnauthenticatedError(
-                "The session is over. Sign in again, with `client.auth.login(…)` or `taskman login`.",
+                "The session is over. Sign in again.",
                 reason=error.reason,
                 request_id=error.request_id,
             ) from None

@@ -14,7 +14,7 @@ import click
 
 from taskman_sdk._version import __version__
 from taskman_sdk.cli._app import State, lazy_group
-from taskman_sdk.errors import NotFoundError, TaskManError, UnauthenticatedError
+from taskman_sdk.errors import TaskManError
 
 __all__ = ["cli", "main"]
 
@@ -41,7 +41,9 @@ cli = lazy_group(
         "register": "session:register",
         "add": "task:add",
         "ls": "task:ls",
+        "start": "task:start",
         "done": "task:done",
+        "reopen": "task:reopen",
         "search": "task:search",
         "task": "task:task",
         "project": "project:project",
@@ -110,7 +112,9 @@ def _run(state: State) -> int:
     except (TaskManError, ProfileError, OSError) as error:
         if state.debug:
             raise
-        return _explain(error, state)
+        from taskman_sdk.cli._errors import explain
+
+        return explain(error, state)
     except Exception as error:
         if state.debug:
             raise
@@ -120,30 +124,3 @@ def _run(state: State) -> int:
         return 1
     finally:
         state.close()
-
-
-def _explain(error: Exception, state: State) -> int:
-    """Says in a line or two what was wrong and what to do."""
-    from taskman_sdk.cli._output import clean
-
-    if isinstance(error, UnauthenticatedError):
-        where = f" --profile {state.profile}" if state.profile != "default" else ""
-        known = state.has_tokens()  # without any, the server can only say how its API is called
-        why = f"Not signed in: {clean(error.message)}" if known else f"Not signed in to {state.current().url}."
-        click.echo(f"{why}\nRun `taskman login{where}`.", err=True)
-        return 3
-    if isinstance(error, TaskManError):
-        lines = [f"Error: {clean(error.message)}"]
-        lines += [
-            f"  {clean(v.field)}: {clean(v.description)}"
-            for v in error.field_violations
-            if v.description not in error.message
-        ]
-        if error.retry_after:
-            lines.append(f"Try again in {error.retry_after:.0f} s.")
-        elif error.code in ("INTERNAL", "UNKNOWN") and error.request_id:
-            lines.append(f"The server's log has it under {error.request_id}.")
-        click.echo("\n".join(lines), err=True)
-        return 4 if isinstance(error, NotFoundError) else 1
-    click.echo(f"Error: {error}", err=True)
-    return 1

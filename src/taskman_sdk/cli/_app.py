@@ -35,6 +35,7 @@ class State:
         color: whether colours may be used at all.
         debug: show tracebacks.
         timeout: seconds for one call.
+        signing_in: the command is the one that signs in, and needs no advice to do so.
     """
 
     url: str = ""
@@ -44,6 +45,7 @@ class State:
     color: bool = True
     debug: bool = False
     timeout: float = 30.0
+    signing_in: bool = False
     _client: TaskMan | None = None
 
     @property
@@ -91,10 +93,6 @@ class State:
             return TaskMan(self.current().url, "", timeout=self.timeout)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-
-    def has_tokens(self) -> bool:
-        """Whether the client was given tokens to call with."""
-        return self._client is not None and bool(self._client.credentials.access_token)
 
     def close(self) -> None:
         """Closes the client."""
@@ -181,10 +179,55 @@ def _classes() -> tuple[type[click.Command], type[click.Group]]:
 
 _COMMAND, _GROUP = _classes()
 _Command = cast("type[click.Command]", type("Command", (_Anywhere, _COMMAND), {}))
-_Group = cast("type[click.Group]", type("Group", (_Anywhere, _GROUP), {"command_class": _Command}))
 
 
-class _Lazy:
+class _Suggesting:
+    """Says what one may have meant by a command that there is not."""
+
+    def resolve_command(self, context: click.Context, arguments: list[str]) -> Any:
+        try:
+            return super().resolve_command(context, arguments)  # type: ignore[misc]
+        except click.UsageError as error:
+            names = cast("click.Group", self).list_commands(context)
+            meant = _meant(arguments[0], names)
+            hint = f"did you mean `{context.command_path} {meant}`? " if meant else ""
+            raise click.UsageError(
+                f"There is no command {arguments[0]!r}; {hint}`{context.command_path} --help` lists them."
+            ) from error
+
+
+def _meant(word: str, names: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    if (synonym := _SYNONYMS.get(word.lower())) in names:
+        return str(synonym)
+    return next(iter(get_close_matches(word, names, n=1)), "")
+
+
+_SYNONYMS: Final = {
+    word: name
+    for name, words in {
+        "add": "create new make",
+        "ls": "list all",
+        "rm": "delete del remove",
+        "show": "get view describe",
+        "edit": "update change set",
+        "done": "close complete finish",
+        "reopen": "todo undo",
+        "search": "find",
+        "login": "signin",
+        "logout": "signout",
+        "register": "signup",
+    }.items()
+    for word in words.split()
+}
+_Group = cast(
+    "type[click.Group]",
+    type("Group", (_Anywhere, _Suggesting, _GROUP), {"command_class": _Command, "group_class": type}),
+)
+
+
+class _Lazy(_Suggesting):
     """Finds commands by name in modules that are loaded when one of their commands is used."""
 
     homes: Mapping[str, str]
@@ -198,18 +241,6 @@ class _Lazy:
             return None
         module, _, attribute = home.partition(":")
         return cast("click.Command", getattr(import_module(f"taskman_sdk.cli.{module}"), attribute))
-
-    def resolve_command(self, context: click.Context, arguments: list[str]) -> Any:
-        try:
-            return super().resolve_command(context, arguments)  # type: ignore[misc]
-        except click.UsageError as error:
-            from difflib import get_close_matches
-
-            close = get_close_matches(arguments[0], list(self.homes), n=1)
-            hint = f"did you mean `taskman {close[0]}`? " if close else ""
-            raise click.UsageError(
-                f"There is no command {arguments[0]!r}; {hint}`taskman --help` lists them."
-            ) from error
 
 
 def lazy_group(homes: Mapping[str, str], **settings: Any) -> click.Group:

@@ -42,6 +42,7 @@ def login(email: str | None, password_stdin: bool) -> None:
     from taskman_sdk.profiles import Profile
 
     current = state()
+    current.signing_in = True
     email, password = _ask(email, password_stdin)
     with current.anonymous() as client:
         client.auth.login(email=email, password=password)
@@ -118,6 +119,7 @@ def register(email: str | None, name: str | None, password_stdin: bool) -> None:
       echo "$PASSWORD" | taskman register --email ada@example.org --name Ada --password-stdin
     """
     current = state()
+    current.signing_in = True
     email, password = _ask(email, password_stdin, confirm=True)
     with current.anonymous() as client:
         answer = client.auth.register(email=email, password=password, display_name=name or email.partition("@")[0])

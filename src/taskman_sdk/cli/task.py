@@ -1,8 +1,8 @@
-"""`taskman task …`, and the short forms `add`, `ls`, `done`, `search`."""
+"""`taskman task …`, and the short forms `add`, `ls`, `start`, `done`, `reopen`, `search`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -213,23 +213,46 @@ def edit(
 
 
 def _move(keys: Sequence[str], target: str) -> None:
-    moved = [state().client().tasks.transition(key, state=target) for key in keys]
-    _results(moved, lambda t: f"{t.key}  {t.state}  {t.title}")
+    _each(
+        keys,
+        lambda key: state().client().tasks.transition(key, state=target),
+        lambda t: f"{t.key}  {t.state}  {t.title}",
+    )
 
 
-def _results(tasks: Sequence[Task], sentence: Any) -> None:
-    """One result for one task; a JSON array for several."""
-    if len(tasks) > 1 and state().output == "json":
-        table(tasks, [], lambda t: str(t.key))
-        return
-    for each in tasks:
-        result(each, sentence(each), lambda t: str(t.key))
+def _each(keys: Sequence[str], change: Callable[[str], Task], sentence: Callable[[Task], str]) -> None:
+    """Changes tasks one after the other, each told of at once; in JSON, several are one array at the end.
+
+    A failure is told of and the others still have their turn; the highest of the exit codes is that of the whole.
+    """
+    from taskman_sdk.cli._errors import explain
+    from taskman_sdk.errors import TaskManError, UnauthenticatedError
+
+    several, worst = len(keys) > 1, 0
+    changed: list[Task] = []
+    try:
+        for key in keys:
+            try:
+                one = change(key)
+            except TaskManError as error:
+                if isinstance(error, UnauthenticatedError) or state().debug:
+                    raise
+                worst = max(worst, explain(error, state(), about=key if several else ""))
+                continue
+            changed.append(one)
+            if not several or state().output != "json":
+                result(one, sentence(one), lambda t: str(t.key))
+    finally:
+        if several and state().output == "json":
+            table(changed, [], lambda t: str(t.key))
+    if worst:
+        click.get_current_context().exit(worst)
 
 
 @task.command("done", short_help="Mark tasks as done.")
 @click.argument("keys", metavar="TASK...", nargs=-1, required=True)
 def done(keys: Sequence[str]) -> None:
-    """Move tasks to the state `done`.
+    """Move tasks to the state `done`. One that cannot be moved is told of, the others are.
 
     \b
     Examples:
@@ -247,8 +270,22 @@ def start(keys: Sequence[str], target: str) -> None:
 
     \b
     Examples:
-      taskman task start WEB-42
-      taskman task start WEB-42 --state todo
+      taskman start WEB-42
+      taskman start WEB-42 WEB-43 --state review
+    """
+    _move(keys, target)
+
+
+@task.command("reopen", short_help="Move tasks back.")
+@click.argument("keys", metavar="TASK...", nargs=-1, required=True)
+@click.option("--state", "target", default="todo", show_default=True, help="The state to move to.")
+def reopen(keys: Sequence[str], target: str) -> None:
+    """Move tasks back to the state `todo`, or another one that the workflow lets them return to.
+
+    \b
+    Examples:
+      taskman reopen WEB-42
+      taskman reopen WEB-42 --state in_progress
     """
     _move(keys, target)
 
@@ -293,7 +330,7 @@ def rm(keys: Sequence[str]) -> None:
     Examples:
       taskman task rm WEB-42
     """
-    _results([state().client().tasks.delete(key) for key in keys], lambda t: f"{t.key}  moved to the trash")
+    _each(keys, lambda key: state().client().tasks.delete(key), lambda t: f"{t.key}  moved to the trash")
 
 
 @task.command("restore", short_help="Take tasks out of the trash.")
@@ -305,4 +342,4 @@ def restore(keys: Sequence[str]) -> None:
     Examples:
       taskman task restore WEB-42
     """
-    _results([state().client().tasks.restore(key) for key in keys], lambda t: f"{t.key}  restored")
+    _each(keys, lambda key: state().client().tasks.restore(key), lambda t: f"{t.key}  restored")
