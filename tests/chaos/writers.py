@@ -13,7 +13,7 @@ import httpx
 
 __all__ = ["Crew", "Write", "attempt_of"]
 
-_NEXT_STATES = {"todo": ("in_progress", "done"), "in_progress": ("todo", "done"), "done": ("in_progress", "todo")}
+_NEXT_STATES = {"todo": ("in_progress", "done"), "in_progress": ("todo", "done"), "done": ("todo",)}
 # What a server may answer that is not the end of it; everything else that is no success is a finding.
 _AGAIN = frozenset({"IDEMPOTENCY_KEY_IN_FLIGHT", "DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
 

@@ -115,6 +115,17 @@ async def test_a_state_that_the_workflow_has_not_names_those_it_has(site: Site, 
         assert state in error.message
 
 
+async def test_a_move_that_the_workflow_has_not_names_the_legal_ones(site: Site, ann: Person) -> None:
+    """TASK-3: what is done is reopened first; the error says so and the task stays as it is."""
+    task = await ann.task((await ann.project())["id"])
+    done = await ann.call("TaskService.TransitionTask", task=task["id"], state="done")
+    error = await ann.refused("TaskService.TransitionTask", task=task["id"], state="in_progress")
+    assert (type(error), error.reason) == (FailedPreconditionError, "TASK_TRANSITION_NOT_ALLOWED")
+    assert (error.metadata["state"], error.metadata["allowed"]) == ("done", "todo")
+    assert "todo" in error.message
+    assert await ann.call("TaskService.GetTask", task=task["id"]) == done
+
+
 async def test_assigning_takes_members_alone(site: Site, ann: Person, bob: Person) -> None:
     """TASK-2: several assignees; nobody is assigned who could not see the task."""
     project = await ann.project()

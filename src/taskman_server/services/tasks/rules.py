@@ -94,7 +94,7 @@ DEFAULT_WORKFLOW: Final = Workflow(
     MappingProxyType({
         "todo": ("in_progress", "done"),
         "in_progress": ("todo", "done"),
-        "done": ("in_progress", "todo"),
+        "done": ("todo",),  # what is done is reopened before it is worked on again
     }),
 )  # fmt: skip
 

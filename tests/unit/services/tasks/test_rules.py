@@ -30,7 +30,7 @@ REVIEW = Workflow(
         ("todo", "done", Move(changes=True, completes=True)),
         ("in_progress", "todo", Move(changes=True)),
         ("in_progress", "done", Move(changes=True, completes=True)),
-        ("done", "in_progress", Move(changes=True, reopens=True)),
+        ("done", "todo", Move(changes=True, reopens=True)),
         ("done", "todo", Move(changes=True, reopens=True)),
     ],
 )
