@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from taskman_sdk import codec, contract
 from taskman_sdk.codec import Timestamp
 from taskman_sdk.errors import AbortedError, FailedPreconditionError, PermissionDeniedError
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import (
@@ -22,6 +24,7 @@ from taskman_sdk.proto.taskman.user.v1.user_pb import (
     UpdateUserRequest,
     User,
 )
+from taskman_server.kit.rpc import CallOptions
 from tests.store.iam.harness import House
 from tests.store.iam.test_iam_assignments import held, take
 
@@ -66,28 +69,57 @@ async def test_the_last_administrator_is_not_shut_out(house: House) -> None:
     assert (await shut_out(house, third, first)).state == "deactivated"
 
 
+class Between:
+    """IAM's line, on which something happens between IAM's decision to shut somebody out and the Users service's."""
+
+    def __init__(self, house: House, happens: Callable[[], Awaitable[object]]) -> None:
+        self._line = house.lines["iam"]
+        self._happens = happens
+        house.channels.add("iam", self)
+
+    async def unary(
+        self, method: contract.Method, request: codec.Message[Any], options: CallOptions
+    ) -> codec.Message[Any]:
+        """Calls; what happens, happens whether it was agreed to or not."""
+        try:
+            return await self._line.unary(method, request, options)
+        finally:
+            if method.name == "SuspendPrincipal":
+                await self._happens()
+
+    def stream(
+        self, method: contract.Method, request: codec.Message[Any], options: CallOptions
+    ) -> AsyncIterator[codec.Message[Any]]:
+        """Nothing streams here."""
+        return self._line.stream(method, request, options)
+
+
 async def test_two_administrators_cannot_shut_each_other_out(house: House) -> None:
-    """IAM-1: at the same moment, again and again; one of them stays."""
+    """IAM-1: both are decided on before either is shut out; one of them stays."""
     first, second = await house.user("admin"), await house.user("admin")
-    for _ in range(5):
-        results = await asyncio.gather(
-            shut_out(house, second, first), shut_out(house, first, second), return_exceptions=True
-        )
-        (refused,) = [each for each in results if isinstance(each, BaseException)]
-        assert isinstance(refused, FailedPreconditionError)
-        assert refused.reason == "LAST_ADMIN"
-        (gone,) = [each for each in results if isinstance(each, User)]
-        assert (await shut_out(house, gone.id, "service:test", "Activate")).state == "active"
-
-
-async def test_shutting_out_one_administrator_while_the_other_loses_the_role(house: House) -> None:
-    """IAM-1: at the same moment; in whichever order they come, one stays."""
-    first, second = await house.user("admin"), await house.user("admin")
-    key = (await held(house, second))["admin"]
-    results = await asyncio.gather(shut_out(house, first, second), take(house, key, first), return_exceptions=True)
+    Between(house, asyncio.Barrier(2).wait)
+    results = await asyncio.gather(
+        shut_out(house, second, first), shut_out(house, first, second), return_exceptions=True
+    )
     (refused,) = [each for each in results if isinstance(each, BaseException)]
     assert isinstance(refused, FailedPreconditionError)
     assert refused.reason == "LAST_ADMIN"
+    (gone,) = [each for each in results if isinstance(each, User)]
+    assert (await shut_out(house, gone.id, "service:test", "Activate")).state == "active"
+
+
+async def test_shutting_out_one_administrator_while_the_other_loses_the_role(house: House) -> None:
+    """IAM-1: who is about to be shut out is none who stays."""
+    first, second = await house.user("admin"), await house.user("admin")
+    key = (await held(house, second))["admin"]
+
+    async def take_the_role() -> None:
+        with pytest.raises(FailedPreconditionError) as refused:
+            await take(house, key)
+        assert refused.value.reason == "LAST_ADMIN"
+
+    Between(house, take_the_role)
+    assert (await shut_out(house, first, second)).state == "deactivated"
 
 
 async def test_a_late_letting_in_does_not_undo_a_later_shutting_out(house: House) -> None:
@@ -116,23 +148,13 @@ async def test_a_late_letting_in_does_not_undo_a_later_shutting_out(house: House
 async def test_a_user_who_changed_on_the_way_is_not_shut_out(house: House) -> None:
     """IAM-1: what IAM has agreed to is about one version of the record."""
     admin, user = await house.user("admin"), await house.user()
-    whole = house.lines["iam"]
 
-    class Between:
-        """Changes the user after IAM has agreed."""
+    async def change() -> None:
+        update = UpdateUserRequest(user=User(id=user, display_name="Other"))
+        await house.call("service:test", "UserService.UpdateUser", update, User)
 
-        async def unary(self, method: Any, request: Any, options: Any) -> Any:
-            answer = await whole.unary(method, request, options)
-            if method.name == "SuspendPrincipal":
-                update = UpdateUserRequest(user=User(id=user, display_name="Other"))
-                await house.call("service:test", "UserService.UpdateUser", update, User)
-            return answer
-
-        def stream(self, method: Any, request: Any, options: Any) -> Any:
-            return whole.stream(method, request, options)
-
-    house.channels.add("iam", Between())
+    Between(house, change)
     with pytest.raises(AbortedError):
         await shut_out(house, user, admin)
-    house.channels.add("iam", whole)
+    house.channels.add("iam", house.lines["iam"])
     assert (await shut_out(house, user, admin)).state == "deactivated"
