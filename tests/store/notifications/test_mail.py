@@ -9,6 +9,7 @@ import stat
 from email.message import EmailMessage
 from pathlib import Path
 
+import apsw
 import pytest
 
 from taskman_sdk import codec
@@ -311,6 +312,37 @@ async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(tmp_pat
 
         await until(twice)
         assert list((tmp_path / "mail").iterdir()) == [file]
+
+
+async def test_no_byte_of_a_link_is_left_in_the_database_once_it_was_delivered(tmp_path: Path, house: House) -> None:
+    """NOTIFY-1, AUTHN-4: neither in the file nor in its log, though other mails came and went around it."""
+
+    def there(token: str) -> bool:
+        return any(token.encode() in file.read_bytes() for file in tmp_path.glob("service.db*"))
+
+    tokens = [f"tok_{n:03}_0123456789abcdef" for n in range(48)]
+
+    def mail(token: str) -> SendMailRequest:
+        link = f"https://taskman.example/reset-password?token={token}"
+        return SendMailRequest(
+            template="password_reset",
+            email=f"{token[:7]}@example.com",
+            variables=[MailVariable(name="link", substitution=link + "&x=" + "y" * (int(token[4:7]) * 20))],
+        )
+
+    reading = apsw.Connection(str(tmp_path / "service.db"))
+    reading.execute("BEGIN")
+    reading.execute("SELECT count(*) FROM deliveries").fetchall()
+    for token in tokens:
+        await house.call("SendMail", mail(token), SendMailResponse, caller=AUTHENTICATION)
+    await settled(house, len(tokens))
+    assert any(there(token) for token in tokens), "somebody reads, so the log must stay for now"
+    reading.close()
+
+    async def gone() -> bool:
+        return not any(there(token) for token in tokens)
+
+    await until(gone)
 
 
 async def test_a_mail_in_a_file_can_be_read_and_its_link_be_copied_with_any_program(tmp_path: Path) -> None:

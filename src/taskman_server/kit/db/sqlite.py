@@ -34,6 +34,7 @@ _STEPS = 1000  # virtual machine instructions between two looks at the clock, so
 _SLOW_FOR = 60.0  # seconds in which a statement that was once too long goes to a thread at once
 _CHECKPOINT_PAGES = 1000
 _TRUNCATE_PAGES = 16_000
+_FORGET_PATIENCE = 100  # milliseconds; who waits for readers there holds up the writers
 
 
 class Guard:
@@ -150,6 +151,14 @@ class SqliteDatabase:
         if self.group is not None and self.group.busy:
             await self.group.submit(())
 
+    async def forget(self) -> bool:
+        """Empty the log, which holds what was deleted or overwritten since long ago; the file itself keeps none of it.
+
+        False while somebody reads or writes: ask again. Raises DatabaseUnavailable.
+        """
+        self.check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._empty_log)
+
     async def close(self) -> None:
         """Wait for the running transaction and for the disk, then close."""
         if self._closed:
@@ -210,6 +219,19 @@ class SqliteDatabase:
             self._pages = 0
             self._checkpointing = False
 
+    def _empty_log(self) -> bool:
+        connection = self._thread_connection()[0]
+        connection.set_busy_timeout(_FORGET_PATIENCE)
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except (apsw.BusyError, apsw.LockedError):
+            return False
+        except apsw.Error as error:
+            raise translate(error, self.name) from None
+        finally:
+            connection.set_busy_timeout(int(self.lock_timeout * 1000))
+        return True
+
     def _on_wal(self, connection: apsw.Connection, schema: str, pages: int) -> int:
         self._pages = pages
         return apsw.SQLITE_OK
@@ -260,6 +282,7 @@ class SqliteDatabase:
         # Commits are synced by GroupCommit; SQLite itself syncs around checkpoints.
         connection.pragma("synchronous", "normal")
         connection.pragma("foreign_keys", True)
+        connection.pragma("secure_delete", True)  # what is deleted is overwritten; costs nothing that can be measured
         connection.pragma("temp_store", "memory")
         connection.pragma("cache_size", -16_000)
         if read_only:

@@ -9,6 +9,7 @@ from typing import Final
 
 from taskman_server.kit.rpc.runtime import Runtime, ServiceDefinition, ServiceParts
 from taskman_server.services.notifications.consumers import NotificationConsumers
+from taskman_server.services.notifications.forgetting import Forgetful, Forgetting
 from taskman_server.services.notifications.handlers import NotificationHandlers
 from taskman_server.services.notifications.mail import mail_sender
 from taskman_server.services.notifications.queue import DeliveryQueue
@@ -23,18 +24,20 @@ __all__ = ["SERVICE"]
 def _build(runtime: Runtime) -> ServiceParts:
     settings = runtime.settings
     store, templates = NotificationStore(runtime.db), Templates()
+    forgetting = Forgetting(runtime.db, runtime.telemetry) if isinstance(runtime.db, Forgetful) else None
     worker = DeliveryWorker(
         runtime,
         store,
         templates,
         mail_sender(settings.smtp_url, settings.data / "mail"),
         WebhookSender(runtime.clock, allow_private=settings.webhook_allow_private),
+        forgetting.wake if forgetting else lambda: None,
     )
     queue = DeliveryQueue(store, templates, runtime.clock, worker.wake)
     return ServiceParts(
         handlers=NotificationHandlers(runtime, store, queue),
         subscriptions=NotificationConsumers(runtime, store, queue).subscriptions(),
-        workers=[worker],
+        workers=[worker, forgetting] if forgetting else [worker],
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -47,12 +48,15 @@ class DeliveryWorker:
         templates: Templates,
         mail: MailSender,
         webhooks: WebhookSender,
+        wiped: Callable[[], None],
     ) -> None:
+        """`wiped` is called after each commit that wiped a secret."""
         self._runtime = runtime
         self._store = store
         self._templates = templates
         self._mail = mail
         self._webhooks = webhooks
+        self._wiped = wiped
         self._wake = asyncio.Event()
         # Apart, so that no receiver of webhooks can hold up a mail.
         self._slots = (Slots(MAILS), Slots(WEBHOOKS))
@@ -241,6 +245,8 @@ class DeliveryWorker:
             payload=None if row.sensitive and state != "pending" else row.payload,
         )
         tx.on_commit(self._wake.set)
+        if row.sensitive and state != "pending":
+            tx.on_commit(self._wiped)
         if outcome.kind == "gone":
             await self._disable(tx, row, context)
         if not ours or state == "pending":
