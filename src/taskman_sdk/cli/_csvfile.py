@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from _csv import Reader
 
-__all__ = ["COLUMNS", "EXPORT_COLUMNS", "BadRow", "CsvError", "Row", "read", "split_list", "write_list"]
+__all__ = [
+    "COLUMNS",
+    "EXPORT_COLUMNS",
+    "BadRow",
+    "CsvError",
+    "Row",
+    "for_spreadsheet",
+    "read",
+    "split_list",
+    "write_list",
+]
 
 COLUMNS: Final = (
     "title", "description", "project", "assignee", "labels", "status", "priority", "created_at", "due_at",
@@ -28,6 +38,9 @@ _KEY: Final = re.compile(r"[A-Z][A-Z0-9]{0,9}|project_\w+")
 _EMAIL: Final = re.compile(r"[^@\s,;]+@[^@\s,;]+")
 _STATE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _BOMS: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_NAMES: Final = {0: "NUL", 7: "BEL", 8: "BS", 11: "VT", 12: "FF", 27: "ESC", 127: "DEL"}
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 MAX_FIELD: Final = 1 << 24
 
 
@@ -176,14 +189,14 @@ def _row(line: int, values: dict[str, str], seen: Counter[str]) -> Row | BadRow:
             line=line,
             project=_project(values["project"].strip()),
             title=_title(values["title"]),
-            description=_at_most("description", values.get("description", ""), 100_000),
+            description=_at_most("description", _no_nul("description", values.get("description", "")), 100_000),
             state=_choice("status", values.get("status", "")),
             priority=_choice("priority", values.get("priority", "")),
             labels=_labels(values.get("labels", "")),
             assignees=_assignees(values.get("assignee", "")),
             create_time=_time("created_at", values.get("created_at", "").strip()),
             due_time=_time("due_at", values.get("due_at", "").strip()),
-            external_id=_at_most("external_id", external_id, 200),
+            external_id=_at_most("external_id", _no_nul("external_id", external_id), 200),
             key=values.get("key", "").strip(),
         )
     except ValueError as error:
@@ -192,6 +205,21 @@ def _row(line: int, values: dict[str, str], seen: Counter[str]) -> Row | BadRow:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "…")
+
+
+def _plain(name: str, text: str) -> str:
+    """A text of one line: the server takes no control characters in it."""
+    if found := _CONTROL.search(text):
+        code = ord(found[0])
+        what = "a tab" if code == 9 else f"the control character {_CONTROL_NAMES.get(code, '')} (U+{code:04X})"
+        raise ValueError(f"{name} holds {what.replace('  ', ' ')}; remove it")
+    return text
+
+
+def _no_nul(name: str, text: str) -> str:
+    if "\0" in text:
+        raise ValueError(f"{name} holds a NUL character; remove it")
+    return text
 
 
 def _at_most(name: str, text: str, limit: int) -> str:
@@ -206,7 +234,7 @@ def _title(text: str) -> str:
     line = text.strip("\r\n")
     if "\n" in line or "\r" in line:
         raise ValueError("title has several lines; what follows the first belongs into description")
-    return _at_most("title", line, 500)
+    return _at_most("title", _plain("title", line), 500)
 
 
 def _project(key: str) -> str:
@@ -226,7 +254,7 @@ def _choice(name: str, text: str) -> str:
 
 
 def _labels(text: str) -> list[str]:
-    labels = list(dict.fromkeys(split_list(text)))
+    labels = list(dict.fromkeys(_plain("a label", each) for each in split_list(_no_nul("a label", text))))
     if len(labels) > 50:
         raise ValueError(f"{len(labels)} labels; at most 50 are possible")
     for label in labels:
@@ -240,7 +268,9 @@ def _assignees(text: str) -> list[str]:
     for each in found:
         if not _EMAIL.fullmatch(each) and not each.startswith("user_"):
             raise ValueError(f"assignee {_shown(each)} is no e-mail address")
-    return list(dict.fromkeys(found))
+    if len(found := list(dict.fromkeys(found))) > 50:
+        raise ValueError(f"{len(found)} assignees; at most 50 are possible")
+    return found
 
 
 def _time(name: str, text: str) -> datetime | None:
@@ -280,6 +310,14 @@ def _escape(part: str) -> str:
     escaped = re.sub(r"([;\\])", r"\\\1", inner)
     spaces = ["".join(f"\\{c}" for c in side) for side in (before, after)]
     return f"{spaces[0]}{escaped}{spaces[1]}"
+
+
+def for_spreadsheet(cell: str) -> str:
+    """A cell that a spreadsheet takes for text: one that it would take for a formula begins with an apostrophe.
+
+    Source: OWASP, CSV Injection.
+    """
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def write_time(when: datetime | None, *, day: bool = False) -> str:

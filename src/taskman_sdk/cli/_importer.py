@@ -26,6 +26,7 @@ __all__ = ["Importer", "Options", "Summary", "read_people_map"]
 # A request stays below what servers take (4 MiB), whatever its rows hold.
 MAX_BATCH_CHARACTERS: Final = 600_000
 TIMEOUT: Final = 120.0
+DEFAULT_STATES: Final = ("todo", "in_progress", "done")  # of a project that is made, as the contract says
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Options:
         batch: rows in one request.
         create_projects: make projects that are not there.
         visibility: of the projects that are made.
-        dry_run: write nothing.
+        dry_run: write nothing; the server judges the rows, and says who may do the rest.
     """
 
     people: str = "create"
@@ -106,6 +107,9 @@ class Importer:
         self._progress = progress
         self._people = People(client)
         self._ids: dict[str, str] = {}
+        self._projects: dict[str, Any] = {}
+        self._later: dict[str, set[str]] = {}  # by project: who could be given its tasks only after a dry run
+        self._coming: set[tuple[str, str]] = set()  # projects and external ids that a dry run would have made
         self.summary = Summary(dry_run=options.dry_run)
 
     def run(self, rows: Iterable[Row | BadRow]) -> Summary:
@@ -122,10 +126,10 @@ class Importer:
             else:
                 good.append(row)
         projects = list(dict.fromkeys(row.project for row in good))
-        usable = {key: found for key in projects if (found := self._project(key, good)) is not None}
-        good = [row for row in good if row.project in usable]
+        self._projects = {key: found for key in projects if (found := self._project(key, good)) is not None}
+        good = [row for row in good if row.project in self._projects]
         self._find_people(good)
-        for key, project in usable.items():
+        for key, project in self._projects.items():
             self._add_members(project, [row for row in good if row.project == key])
         for batch in _batches(good, self._options.batch):
             self._send(batch)
@@ -142,6 +146,7 @@ class Importer:
         if not problem:
             try:
                 if self._options.dry_run:
+                    self._check("projects.create", {"key": key, "visibility": self._options.visibility})
                     self.summary.projects_created.append(key)
                     return {}
                 made = self._client.projects.create(
@@ -174,10 +179,11 @@ class Importer:
                 self._ids[original] = known[target] = self._create_person(target)
 
     def _create_person(self, email: str) -> str:
-        if self._options.dry_run:
-            self.summary.people_created += 1
-            return email
         try:
+            if self._options.dry_run:
+                self._check("users.create", {"email": email, "state": "active"})
+                self.summary.people_created += 1
+                return email
             made = self._client.users.create(email=email, display_name=email.partition("@")[0])
         except PermissionDeniedError as error:
             raise PermissionDeniedError(
@@ -193,23 +199,67 @@ class Importer:
         return made.id
 
     def _add_members(self, project: Any, rows: Sequence[Row]) -> None:
-        """Makes every assignee a member of a private project; nobody else could be given a task of it."""
-        visibility = getattr(project, "visibility", self._options.visibility)
-        if visibility != "private":
+        """Makes every assignee a member of a private project; nobody else could be given a task of it.
+
+        Where that is refused, the server says so of each row that needs it.
+        """
+        users = list(dict.fromkeys(each for row in rows for each in self._assignees(row)))
+        made = {each for each in users if "@" in each}  # by the import that this is a dry run of
+        later = self._later[rows[0].project] = set()
+        if getattr(project, "visibility", self._options.visibility) != "private":
+            later |= made
             return
-        members = {member.user for member in getattr(project, "members", ())}
-        for user in dict.fromkeys(self._ids.get(each, "") for row in rows for each in row.assignees):
-            if user and user not in members:
-                if not self._options.dry_run:
-                    self._client.projects.add_member(project.id, user=user, role="editor")
-                self.summary.members_added += 1
+        members = {member.user for member in project.members} if project else {self._people.id("me")}
+        coming = [user for user in users if user not in members]
+        if self._options.dry_run:
+            later |= self._could_join(project, coming)
+            self.summary.members_added += len(later)
+            return
+        for user in coming:
+            try:
+                self._client.projects.add_member(project.id, user=user, role="editor")
+            except (PermissionDeniedError, InvalidArgumentError):
+                continue
+            self.summary.members_added += 1
+
+    def _could_join(self, project: Any, users: Sequence[str]) -> set[str]:
+        if not users:
+            return set()
+        if project:
+            roles = {member.user: member.role for member in project.members}
+            attributes = {
+                "id": project.id, "key": project.key, "visibility": project.visibility, "members": list(roles),
+                "editors": [user for user, role in roles.items() if role != "viewer"],
+                "admins": [user for user, role in roles.items() if role == "admin"],
+            }  # fmt: skip
+            try:
+                self._check("projects.manage_members", attributes)
+            except PermissionDeniedError:
+                return set()
+        return {user for user in users if "@" in user} | self._people.active(user for user in users if "@" not in user)
+
+    def _check(self, permission: str, resource: Mapping[str, Any]) -> None:
+        """Asks whether the caller may do what a dry run does not do.
+
+        Raises:
+            PermissionDeniedError: they may not.
+        """
+        answer = self._client.authz.check(permission=permission, resource={"id": "", **resource})
+        if not answer.allowed:
+            raise PermissionDeniedError(
+                f"You may not do this: the permission {permission!r} is missing.", reason="PERMISSION_MISSING"
+            )
+
+    def _assignees(self, row: Row) -> list[str]:
+        return list(dict.fromkeys(self._ids[each] for each in row.assignees if self._ids.get(each)))
 
     def _task(self, row: Row) -> dict[str, Any]:
-        assignees = [self._ids[each] for each in row.assignees if self._ids.get(each)]
+        later = self._later.get(row.project, ())
         values = {
             "title": row.title, "description": row.description, "state": row.state, "priority": row.priority,
-            "labels": row.labels, "assignees": list(dict.fromkeys(assignees)), "create_time": row.create_time,
-            "due_time": row.due_time, "external_id": row.external_id, "key": row.key,
+            "labels": row.labels, "create_time": row.create_time, "due_time": row.due_time,
+            "assignees": [each for each in self._assignees(row) if each not in later],
+            "external_id": row.external_id, "key": row.key,
         }  # fmt: skip
         return {name: value for name, value in values.items() if value}
 
@@ -229,16 +279,44 @@ class Importer:
                 self.summary.fail(row.line, problem)
             else:
                 sendable.append(row)
-        if self._options.dry_run:
-            self.summary.created += len(sendable)
+        if sendable and not self._projects[rows[0].project]:
+            self._imagine(sendable)
         elif sendable:
             self._import(sendable)
         self._progress(len(rows))
 
+    def _imagine(self, rows: Sequence[Row]) -> None:
+        """Judges rows of a project that is not made in a dry run: it would have the default workflow, and no tasks."""
+        people = {each for row in rows for each in self._assignees(row)} - self._later[rows[0].project]
+        strangers = people - self._people.active(people)
+        for row in rows:
+            if row.state and row.state not in DEFAULT_STATES:
+                states = ", ".join(DEFAULT_STATES)
+                self.summary.fail(row.line, f"state: there is no state {row.state!r} in this workflow; it has {states}")
+            elif self._repeats(row):
+                self.summary.already_there += 1
+            elif wrong := [each for each in self._assignees(row) if each in strangers]:
+                self.summary.fail(row.line, f"assignees: there is no active user {wrong[0]!r} in your organization")
+            else:
+                self._count(row)
+
+    def _repeats(self, row: Row) -> bool:
+        """Whether a row of a dry run has the external id of one before it that would have landed."""
+        return (self._place(row), row.external_id) in self._coming
+
+    def _place(self, row: Row) -> str:
+        return str(getattr(self._projects[row.project], "id", row.project))
+
+    def _count(self, row: Row) -> None:
+        if self._options.dry_run:
+            self._coming.add((self._place(row), row.external_id))
+        self.summary.created += 1
+
     def _import(self, rows: Sequence[Row]) -> None:
+        given: dict[str, Any] = {"validate_only": True} if self._options.dry_run else {}
         try:
             answer = self._client.tasks.import_(
-                project=rows[0].project, tasks=[self._task(row) for row in rows], timeout=TIMEOUT
+                project=rows[0].project, tasks=[self._task(row) for row in rows], timeout=TIMEOUT, **given
             )  # fmt: skip
         except InvalidArgumentError as error:
             # Something that the server refuses before it looks at rows one by one: find the row.
@@ -259,8 +337,8 @@ class Importer:
         for row, result in zip(rows, answer.results, strict=True):
             if result.error:
                 self.summary.fail(row.line, result.error)
-            elif result.created:
-                self.summary.created += 1
+            elif result.created and not self._repeats(row):
+                self._count(row)
             else:
                 self.summary.already_there += 1
 

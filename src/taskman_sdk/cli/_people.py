@@ -48,6 +48,15 @@ class People:
                 found[user.email.lower()] = user.id
         return found
 
+    def active(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids whose users exist and are not shut out."""
+        wanted = list(dict.fromkeys(ids))
+        found: set[str] = set()
+        for start in range(0, len(wanted), BATCH):
+            users = self._client.users.batch_get(users=wanted[start : start + BATCH]).users
+            found.update(user.id for user in users if user.state == "active")
+        return found
+
     def emails(self, ids: Iterable[str]) -> dict[str, str]:
         """Addresses by id; an id that is not there stands for itself."""
         missing = [each for each in dict.fromkeys(ids) if each not in self._shown]

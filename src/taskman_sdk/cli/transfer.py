@@ -77,6 +77,8 @@ def import_csv(
     project must be there. A bad row is reported with its line, the others land. Running it again adds nothing twice,
     also when the first run was cut off. Exits with 1 when any row failed.
 
+    With --dry-run the server judges every row as it would be judged, and nothing is written.
+
     \b
     Examples:
       taskman import csv tasks.csv --dry-run
@@ -101,13 +103,26 @@ def import_csv(
         importer = Importer(state().client(), options, advance)
         try:
             importer.run(rows)
-        except (TaskManError, KeyboardInterrupt):
-            note("Not finished. Run the same command again: what has landed is not added twice.")
+        except (TaskManError, KeyboardInterrupt) as error:
+            if not dry_run:
+                again = "Run the same command again: what has landed is not added twice."
+                note(f"Not finished. {again}" if _passes(error) else "Stopped by an error. What has landed stays.")
             _report(importer.summary)
             raise
     _report(importer.summary)
     if importer.summary.failed:
         click.get_current_context().exit(1)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the same command may well succeed later, with nothing changed."""
+    from taskman_sdk import errors
+
+    lasting = (
+        errors.InvalidArgumentError, errors.PermissionDeniedError, errors.NotFoundError, errors.AlreadyExistsError,
+        errors.FailedPreconditionError, errors.UnauthenticatedError, errors.UnimplementedError, errors.OutOfRangeError,
+    )  # fmt: skip
+    return not isinstance(error, lasting)
 
 
 def _report(summary: Summary) -> None:
@@ -151,14 +166,20 @@ _FILTER = click.option("--filter", "expression", default="", help="A CEL express
 @_PROJECT
 @_FILTER
 @_FILE
-def export_csv(project: str, expression: str, target: Path | None) -> None:
+@click.option("--for-spreadsheet", is_flag=True, help="Keep spreadsheets from running cells as formulas; see above.")
+def export_csv(project: str, expression: str, target: Path | None, for_spreadsheet: bool) -> None:
     """Write the tasks that you may see as CSV, oldest first, in the columns that `taskman import csv` reads.
+
+    Cells are written as they are. A spreadsheet runs those that begin with = + - or @ as formulas, whoever wrote them:
+    with --for-spreadsheet they get an apostrophe before them. Such a file is for reading; an import would take the
+    apostrophes over.
 
     \b
     Examples:
       taskman export csv -f tasks.csv
       taskman export csv -p WEB --filter 'state != "done"' > open.csv
     """
+    from taskman_sdk.cli import _csvfile
     from taskman_sdk.cli._csvfile import EXPORT_COLUMNS, write_list, write_time
 
     with _output(target) as file:
@@ -166,11 +187,12 @@ def export_csv(project: str, expression: str, target: Path | None) -> None:
         writer.writerow(EXPORT_COLUMNS)
         count = 0
         for task, emails in _tasks(project, expression):
-            writer.writerow([
+            cells = [
                 task.title, task.description, task.key.rpartition("-")[0], write_list(emails), write_list(task.labels),
                 task.state, task.priority, write_time(task.create_time), write_time(task.due_time, day=True),
                 task.key, task.id, task.external_id,
-            ])  # fmt: skip
+            ]  # fmt: skip
+            writer.writerow([_csvfile.for_spreadsheet(cell) for cell in cells] if for_spreadsheet else cells)
             count += 1
     _written(count, target)
 
