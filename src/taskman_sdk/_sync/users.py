@@ -28,10 +28,10 @@ class Users(Resource[AsyncUsers]):
         timeout: float | None = None,
         extra_headers: Mapping[str, str] | None = None,
     ) -> User:
-        """Creates a user. They choose a password with the link in their welcome mail.  Where each sign-up has an
-        organization of its own (`TASKMAN_SIGNUP=organization`) only the organization `default` creates users;
-        elsewhere it is refused with `INVITATIONS_NEEDED`. Addresses are unique everywhere, so it would tell one
-        organization who is in another, and keep addresses from those they belong to.
+        """Creates a user. Their welcome mail says how to get a link to choose a password with.  Where each sign-up
+        has an organization of its own (`TASKMAN_SIGNUP=organization`) only the organization `default` creates
+        users; elsewhere it is refused with `INVITATIONS_NEEDED`. Addresses are unique everywhere, so it would
+        tell one organization who is in another, and keep addresses from those they belong to.
 
         `POST /v1/users` · `UserService.CreateUser`. Needs the permission `users.create`.
 

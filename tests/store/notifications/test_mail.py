@@ -126,6 +126,9 @@ async def test_an_assignee_who_is_not_known_yet_is_asked_for(house: House, smtp:
     assert [a.status_code for a in delivery.attempts] == [0, 250]
 
 
+STATES = ("active", "deactivated")
+
+
 async def test_nobody_is_mailed_who_is_not_there_or_was_shut_out(house: House, smtp: MailServer) -> None:
     """NOTIFY-1: the copy of users follows their events, and an older one changes nothing."""
     gone = UserEvent(user=User(id=ANN, email="ann@example.com", display_name="Ann", state="deactivated"))
@@ -138,6 +141,19 @@ async def test_nobody_is_mailed_who_is_not_there_or_was_shut_out(house: House, s
     failed = await settled(house, 2, "failed")
     assert sorted(d.attempts[0].error for d in failed) == sorted([f"{ANN} is deactivated.", f"There is no user {BOB}."])
     assert len(smtp.mails) == 1
+
+
+async def test_who_was_let_in_again_is_mailed_again(house: House, smtp: MailServer) -> None:
+    """NOTIFY-1, USER-1: shut out and let in again, one is told of one's tasks like before."""
+    people = {state: UserEvent(user=User(id=ANN, email="ann@example.com", state=state)) for state in STATES}
+    await house.publish(created(house, ANN))
+    await smtp.arrived(1)
+    house.clock.advance(1)
+    await house.publish(house.event("user.deactivated", people["deactivated"], subject=ANN))
+    house.clock.advance(1)
+    await house.publish(house.event("user.activated", people["active"], subject=ANN))
+    await house.publish(assigned(house, ANN))
+    assert len(await smtp.arrived(2)) == 2
 
 
 async def test_the_owner_of_an_address_is_told_that_it_was_signed_up_again(house: House, smtp: MailServer) -> None:
