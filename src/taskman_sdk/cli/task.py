@@ -285,7 +285,7 @@ def reopen(keys: Sequence[str], target: str) -> None:
     \b
     Examples:
       taskman reopen WEB-42
-      taskman reopen WEB-42 --state in_progress
+      taskman reopen WEB-42 WEB-43 --state backlog
     """
     _move(keys, target)
 

@@ -31,7 +31,6 @@ REVIEW = Workflow(
         ("in_progress", "todo", Move(changes=True)),
         ("in_progress", "done", Move(changes=True, completes=True)),
         ("done", "todo", Move(changes=True, reopens=True)),
-        ("done", "todo", Move(changes=True, reopens=True)),
     ],
 )
 def test_the_default_workflow_allows_every_sensible_move(current: str, wanted: str, expected: Move) -> None:
