@@ -39,7 +39,9 @@ class NotificationConsumers:
     def subscriptions(self) -> list[Subscription]:
         """A queue for each concern, so that one that stands does not hold up the others."""
         return [
-            Subscription(USERS, ["user.created", "user.updated", "user.activated", "user.deactivated"], self.user_changed),
+            Subscription(
+                USERS, ["user.created", "user.updated", "user.activated", "user.deactivated"], self.user_changed
+            ),
             Subscription(PEOPLE, ["task.assigned", "auth.registration.repeated"], self.tell_people),
             Subscription(WEBHOOKS, ["#"], self.tell_webhooks),
         ]
