@@ -64,7 +64,7 @@ class Settings(BaseModel):
         description="Who may sign up: `open` joins the organization `default`, `organization` makes one for each "
         "sign-up, `invite` and `closed` let nobody in unasked. Empty: `open` on loopback, else `invite`.",
     )
-    admin_email: str = Field("", description="Address of the administrator, created by the first start and by any start without one.")
+    admin_email: str = Field("", description="The administrator, made by any start that finds none that is active.")
     admin_password: SecretStr = Field(SecretStr(""), description="The administrator's first password.")
     smtp_url: str = Field(
         "", description="`smtp://user:password@host:port` or `smtps://…`. Empty: mail is written to files in `data`."
