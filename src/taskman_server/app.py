@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import secrets
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from taskman_sdk import contract
-from taskman_sdk._version import __version__
+from taskman_server import data_folder
 from taskman_server.gateway.app import Gateway
 from taskman_server.gateway.pages import pages
 from taskman_server.kit.broker import Broker, BrokerError
@@ -56,19 +53,9 @@ if TYPE_CHECKING:
     from taskman_sdk import AsyncTaskMan
     from taskman_sdk.transports.local import LocalTransport
 
-__all__ = ["SERVICES", "Application", "DataFolderError", "DataFolderInUse", "embedded", "open_application"]
+__all__ = ["SERVICES", "Application", "embedded", "open_application"]
 
-VERSION_FILE: Final = "VERSION"
-"""Names the release that last ran on a data folder; from then on none of its files may be missing."""
 SERVICES: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, TASKS, AUDIT, NOTIFICATIONS)
-
-
-class DataFolderError(Exception):
-    """The data folder cannot be used; the message says why, and what to do."""
-
-
-class DataFolderInUse(DataFolderError):
-    """Another process works on the data folder; two would overwrite each other."""
 
 
 @dataclass(slots=True)
@@ -176,58 +163,6 @@ class _ClientChannel:
         return self._channels.stream(method, request, CallOptions(dict(metadata), timeout))
 
 
-def _folder(settings: Settings) -> Path:
-    folder = settings.data.resolve()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "lock").touch(0o600)
-    except OSError as error:
-        raise DataFolderError(
-            f"the data folder {folder} cannot be used ({error.strerror}): name another with --data"
-        ) from None
-    return folder
-
-
-def _check_whole(folder: Path) -> None:
-    """Refuses a folder that has lost a file: an empty one in its place would contradict the others."""
-    if not (folder / VERSION_FILE).exists():
-        return
-    names = [f"{definition.name}.db" for definition in SERVICES] + ["broker.db", "paging.key"]
-    if missing := [name for name in names if not (folder / name).exists()]:
-        raise DataFolderError(
-            f"{', '.join(missing)} is missing in {folder}, where TaskMan has run before: restore the whole folder from "
-            "a backup, or name another with --data"
-        )
-
-
-def _lock(folder: Path) -> IO[str]:
-    handle = (folder / "lock").open("a")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise DataFolderInUse(
-            f"another TaskMan server is using {folder}: stop it, or name another folder with --data"
-        ) from None
-    return handle
-
-
-def _secret(folder: Path, name: str) -> bytes:
-    """A key of this deployment, made at the first start."""
-    path = folder / name
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        temporary = path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return path.read_bytes()
-
-
 @asynccontextmanager
 async def open_application(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Application]:
     """Starts all services in this process on one data folder; leaving the block stops them (OPS-1).
@@ -241,14 +176,14 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         DataFolderError: the folder cannot be used, or has lost a file.
     """
     clock = clock or SystemClock()
-    folder = _folder(settings)
+    folder = data_folder.open_folder(settings.data)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_lock(folder))
-        _check_whole(folder)
+        stack.enter_context(data_folder.lock(folder))
+        data_folder.check_whole(folder, [f"{definition.name}.db" for definition in SERVICES])
         for definition in SERVICES:
             await asyncio.to_thread(upgrade, folder / f"{definition.name}.db", definition.migrations)
         registry = CollectorRegistry()
-        broker = await EmbeddedBroker.open(folder / "broker.db", clock=clock)
+        broker = await EmbeddedBroker.open(folder / data_folder.BROKER, clock=clock)
         stack.push_async_callback(broker.close)
         channels = Channels({})
         tracer = None
@@ -259,7 +194,7 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         telemetry = Telemetry("gateway", registry, tracer)
         authenticator = Authenticator(channels, "gateway", clock)
         guard = Guard(channels, "gateway", telemetry)
-        pager = Pager(_secret(folder, "paging.key"))
+        pager = Pager(data_folder.secret(folder, data_folder.PAGING_KEY))
         services = []
         for definition in SERVICES:
             db = SqliteDatabase(folder / f"{definition.name}.db", durability=settings.sqlite_synchronous)
@@ -292,7 +227,7 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
             telemetry,
             pages(ready.check, registry, settings.public_url),
         )
-        (folder / VERSION_FILE).write_text(f"{__version__}\n", encoding="ascii")
+        data_folder.mark(folder)
         setup_token = await _first_start(services[0].runtime, settings)
         application = Application(settings, gateway, channels, broker, registry, setup_token, services)
         stack.push_async_callback(application.stop_grpc, 5)

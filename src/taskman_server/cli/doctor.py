@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from taskman_server.cli.options import load_settings, setting_options
+from taskman_server.data_folder import PAGING_KEY, VERSION_FILE
 from taskman_server.settings import SERVICES, Settings
 
 __all__ = ["doctor"]
@@ -105,9 +106,9 @@ def _files(settings: Settings) -> Iterator[Finding]:
 def _databases(settings: Settings) -> Iterator[Finding]:
     from taskman_server.kit.db.migrate import current, head
 
-    began = (settings.data / "VERSION").exists()
-    if began and not (settings.data / "paging.key").exists():
-        yield False, "paging.key: missing; restore the whole folder from a backup"
+    began = (settings.data / VERSION_FILE).exists()
+    if began and not (settings.data / PAGING_KEY).exists():
+        yield False, f"{PAGING_KEY}: missing; restore the whole folder from a backup"
     for name in (*SERVICES, "broker"):
         path = settings.data / f"{name}.db"
         if not path.exists():

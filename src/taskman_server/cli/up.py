@@ -70,7 +70,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     from taskman_sdk.errors import TaskManError
-    from taskman_server.app import DataFolderError, open_application
+    from taskman_server.app import open_application
+    from taskman_server.data_folder import DataFolderError
     from taskman_server.kit.broker import BrokerError
     from taskman_server.kit.db import DatabaseError
 
