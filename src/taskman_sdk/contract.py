@@ -204,13 +204,9 @@ def services() -> Mapping[str, Service]:
     return {desc.name: read_service(area, desc) for area in AREAS for desc in _file(area).services}
 
 
+@cache
 def service(area: str) -> Service:
     """The service of one area; imports no other area."""
-    return _service(area)
-
-
-@cache
-def _service(area: str) -> Service:
     (desc,) = _file(area).services
     return read_service(area, desc)
 

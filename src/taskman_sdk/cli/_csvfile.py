@@ -147,10 +147,10 @@ def read(path: Path, project: str = "") -> Iterator[Row | BadRow]:
         raise CsvError("it is empty; the first line must name the columns") from None
     except csv.Error as error:
         raise CsvError(f"the header cannot be read: {error}") from None
-    return _rows(reader, header(columns, project), project, text.count("\n") + 1)
+    return _rows(reader, header(columns, project), project)
 
 
-def _rows(reader: Reader, places: dict[str, int], project: str, lines: int) -> Iterator[Row | BadRow]:
+def _rows(reader: Reader, places: dict[str, int], project: str) -> Iterator[Row | BadRow]:
     seen: Counter[str] = Counter()
     while True:
         line = reader.line_num + 1
@@ -159,7 +159,7 @@ def _rows(reader: Reader, places: dict[str, int], project: str, lines: int) -> I
         except StopIteration:
             return
         except csv.Error as error:
-            yield BadRow(line, _csv_problem(error, reader.line_num >= lines - 1))
+            yield BadRow(line, _csv_problem(error))
             continue
         if not cells:
             continue
@@ -170,7 +170,7 @@ def _rows(reader: Reader, places: dict[str, int], project: str, lines: int) -> I
         yield _row(line, values | ({"project": project} if project else {}), seen)
 
 
-def _csv_problem(error: csv.Error, at_end: bool) -> str:
+def _csv_problem(error: csv.Error) -> str:
     if "unexpected end" in str(error):
         return "a quote that opens here is never closed; nothing after it could be read"
     return f"its quoting is broken ({error}); quotes inside a quoted field are written twice"

@@ -34,11 +34,11 @@ from taskman_server.gateway.http import (
     Send,
     problem,
     read_body,
-    request_id_of,
     respond,
 )
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
+from taskman_server.kit.ids import request_id_of
 from taskman_server.kit.limits import Limiter, Verdict
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Channels, Origin, Principal
 
@@ -53,7 +53,6 @@ __all__ = ["Gateway"]
 
 # What of a client's headers goes on to the services. Everything else, and any claim of identity, stays here (GATE-2).
 _FORWARDED: Final = ("authorization", "idempotency-key")
-_STOPPING: Final = UnavailableError("The server is stopping. Try again.", reason="SERVER_STOPPING", retry_after=1)
 _API: Final = ("/v1/", "/.well-known/")
 
 
@@ -128,8 +127,9 @@ class Gateway:
         except asyncio.CancelledError:
             # The server stops and has waited long enough: say so, where the answer has not begun.
             outcome.status = 503
+            stopping = UnavailableError("The server is stopping. Try again.", reason="SERVER_STOPPING", retry_after=1)
             with contextlib.suppress(Exception):
-                await self._refuse(_STOPPING, scope["path"], request, send, outcome)
+                await self._refuse(stopping, scope["path"], request, send, outcome)
         except Exception as error:
             path = request.path if request is not None else scope["path"]
             await self._refuse(error, path, request, send, outcome)
@@ -255,7 +255,7 @@ class Gateway:
             self._telemetry.log.error("fault at the edge", path=path, exc_info=error)
             error = InternalError("A fault on our side; the log has it under this request id.", reason="INTERNAL")
         request_id = request.request_id if request is not None else request_id_of("")
-        error.request_id = error.request_id or request_id
+        error.request_id = request_id
         status, document, headers = problem(error, path)
         outcome.status, outcome.reason = status, error.reason
         headers += [(b"x-request-id", request_id.encode()), *_limit_headers(self.limiter, outcome.verdict)]

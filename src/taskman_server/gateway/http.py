@@ -17,9 +17,9 @@ from taskman_sdk.errors import (
     TaskManError,
     UnauthenticatedError,
 )
-from taskman_server.kit.ids import new_id
+from taskman_server.kit.ids import request_id_of
 
-__all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "request_id_of", "respond"]
+__all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "respond"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -85,11 +85,6 @@ class Request:
             address,
             request_id_of(headers.get("x-request-id", "")),
         )
-
-
-def request_id_of(given: str) -> str:
-    """The client's request id where it is well formed, else a new one."""
-    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else new_id("req")
 
 
 def _client(scope: Scope, forwarded: str, trusted: Sequence[Any]) -> str:

@@ -19,8 +19,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from taskman_sdk.errors import NotFoundError, TaskManError, UnimplementedError
-from taskman_server.gateway.http import PROBLEM, problem, request_id_of
+from taskman_server.gateway.http import PROBLEM, problem
 from taskman_server.gateway.openapi import document
+from taskman_server.kit.ids import request_id_of
 
 __all__ = ["Readiness", "pages"]
 

@@ -63,3 +63,8 @@ def id_time(identifier: str) -> datetime:
     for digit in match["digits"]:
         value = value << 5 | _VALUES[digit]
     return _EPOCH + (value >> 80) * _MILLISECOND
+
+
+def request_id_of(given: str) -> str:
+    """The request id that a client gave, where it is well formed, else a new one."""
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else new_id("req")

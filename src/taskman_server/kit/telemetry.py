@@ -12,7 +12,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from taskman_sdk import contract
 from taskman_sdk.errors import TaskManError
@@ -151,10 +151,6 @@ class Telemetry:
             **({"reason": reason} if reason else {}),
         )
 
-    def consumer_lag(self, queue: str, depth: int) -> None:
-        """How many messages wait in a queue."""
-        self._metrics.queue_depth.labels(queue=queue).set(depth)
-
 
 class _Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -171,7 +167,6 @@ class _Metrics:
         self.requests = Counter(
             "taskman_http_requests", "Requests at the edge, by status.", ["route", "status"], registry=registry
         )
-        self.queue_depth = Gauge("taskman_queue_depth", "Messages that wait.", ["queue"], registry=registry)
 
 
 @cache

@@ -75,6 +75,13 @@ async def test_an_answer_has_the_headers_of_an_api(http: httpx.AsyncClient) -> N
     assert answer.headers["ratelimit"].startswith('"default";r=49;')
 
 
+async def test_each_error_names_its_own_request(http: httpx.AsyncClient) -> None:
+    """GATE-1: also where a service raises the same error object again."""
+    for request_id in ("first", "second"):
+        answer = await http.get("/v1/probes/p:fail", headers={"x-request-id": request_id})
+        assert answer.json()["request_id"] == answer.headers["x-request-id"] == request_id
+
+
 async def test_an_error_is_a_problem_document(http: httpx.AsyncClient) -> None:
     """GATE-1: RFC 9457, with what a person and a program need."""
     answer = await http.get("/v1/probes/p:fail", headers={"x-request-id": "r2"})

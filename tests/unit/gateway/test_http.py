@@ -17,7 +17,8 @@ from taskman_sdk.errors import (
     UnauthenticatedError,
     UnimplementedError,
 )
-from taskman_server.gateway.http import Request, problem, read_body, request_id_of
+from taskman_server.gateway.http import Request, problem, read_body
+from taskman_server.kit.ids import request_id_of
 
 TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")]
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from taskman_sdk import codec, contract
-from taskman_sdk.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError, TaskManError
+from taskman_sdk.errors import AbortedError, FailedPreconditionError, NotFoundError, PermissionDeniedError, TaskManError
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.outbox import Event
 from taskman_server.kit.rpc.channel import CallOptions, Origin
@@ -229,8 +229,6 @@ class Call(Context):
         Raises:
             AbortedError: the etag is another one.
         """
-        from taskman_sdk.errors import AbortedError
-
         if given and given.strip('"') != current:
             raise AbortedError(
                 f"{what} has changed since you read it (etag {given!r}, now {current!r}). Read it again and repeat.",

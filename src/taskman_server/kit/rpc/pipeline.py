@@ -24,7 +24,7 @@ from taskman_sdk.errors import (
     error_class_for_number,
 )
 from taskman_server.kit.db import DatabaseUnavailable, StatementTimeout
-from taskman_server.kit.ids import new_id
+from taskman_server.kit.ids import request_id_of
 from taskman_server.kit.rpc.call import ANONYMOUS, Call, Principal
 from taskman_server.kit.rpc.channel import CallOptions
 from taskman_server.kit.rpc.idempotency import Idempotency
@@ -117,9 +117,7 @@ class Pipeline:
         if entry is None:
             raise UnimplementedError(f"{method.service} has no {method.name} here.", reason="METHOD_NOT_FOUND")
         metadata = options.metadata
-        request_id = metadata.get("x-request-id", "")
-        if not (0 < len(request_id) <= 128 and request_id.isascii() and request_id.isprintable()):
-            request_id = new_id("req")
+        request_id = request_id_of(metadata.get("x-request-id", ""))
         options.trailers["x-request-id"] = request_id
         call = Call(
             self._runtime,
@@ -209,7 +207,7 @@ class Pipeline:
                 f"A fault on our side; nothing was changed. The log has it under request {call.request_id}.",
                 reason="INTERNAL",
             )
-        known.request_id = known.request_id or call.request_id
+        known.request_id = call.request_id  # an error object may be one that was raised before
         return known
 
 
