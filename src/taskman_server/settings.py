@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 __all__ = ["CLIENT_VARIABLES", "NO_FILE", "SERVICES", "RateLimit", "Settings", "SettingsError", "load"]
 
@@ -77,13 +86,65 @@ class Settings(BaseModel):
         RateLimit(requests=200, seconds=1),
         description="Requests for each principal, `200/s`, `6000/min` or `off`.",
     )
-    database_url: str = Field("", description="For the cluster shape, not there yet: database of every service.")
+    database_url: str = Field(
+        "",
+        description="Cluster: `postgresql://user:password@host:5432/taskman_{service}`; `{service}` becomes the "
+        "service's name. Several hosts with commas: the one that takes writes is used.",
+    )
     database_urls: dict[str, str] = Field(
         default_factory=dict,
-        description="For the cluster shape: database of one service, as `TASKMAN_<SERVICE>_DATABASE_URL`.",
+        description="Cluster: database of one service, as `TASKMAN_<SERVICE>_DATABASE_URL`.",
     )
-    redis_url: str = Field("", description="For the cluster shape, which is not there yet: Redis.")
-    broker_url: str = Field("", description="For the cluster shape, which is not there yet: RabbitMQ.")
+    database_replica_url: str = Field(
+        "", description="Cluster: a replica that lists and searches may read from, in the form of `database_url`."
+    )
+    database_pool_size: int = Field(10, ge=1, le=500, description="Cluster: connections of one process at most.")
+    database_statement_timeout_seconds: float = Field(
+        5, gt=0, le=300, description="Cluster: a statement that runs longer is stopped."
+    )
+    redis_url: str = Field(
+        "",
+        description="Cluster: `redis://user:password@host:6379`, for shared caches and limits. Without it each process "
+        "has its own.",
+    )
+    broker_url: str = Field("", description="Cluster: RabbitMQ, `amqp://user:password@host:5672/vhost`.")
+    secret_key: SecretStr = Field(
+        SecretStr(""),
+        description="Cluster: what page tokens are signed with, the same in all processes, 32 characters at least. "
+        "Empty: a file in `data`, which serves one machine.",
+    )
+    mtls: Literal["on", "off"] = Field(
+        "on", description="Cluster: TLS with certificates on both sides between services; `off` leaves it to a mesh."
+    )
+    certs: Path | None = Field(
+        None,
+        description="Cluster: folder with `ca.crt`, `<service>.crt` and `<service>.key`; `certs` in `data` when empty. "
+        "`taskman-server certs` makes one.",
+    )
+    tls_cert_file: Path | None = Field(None, description="Cluster: this process's certificate, instead of `certs`.")
+    tls_key_file: Path | None = Field(None, description="Cluster: the key of `tls_cert_file`.")
+    tls_ca_file: Path | None = Field(None, description="Cluster: who signs the services' certificates.")
+    peer_address: str = Field(
+        "127.0.0.1:{port}",
+        description="Cluster: where services find each other, for example `{service}:{port}` or "
+        "`dns:///{service}:{port}`.",
+    )
+    peer_addresses: dict[str, str] = Field(
+        default_factory=dict,
+        description="Cluster: where one service is, as `TASKMAN_<SERVICE>_ADDRESS`; its replicas with commas.",
+    )
+    grpc_port: int = Field(
+        50050, ge=-1, le=65535, description="Cluster: the gateway's port for clients by gRPC; -1 opens none."
+    )
+    ops_port_base: int = Field(
+        9051,
+        ge=-1,
+        le=65529,
+        description="Cluster: first of the seven ports for `/healthz`, `/readyz` and `/metrics`; -1 opens none.",
+    )
+    drain_seconds: float = Field(
+        20, ge=0, le=600, description="Time that requests under way get to end when a process is stopped."
+    )
     sqlite_synchronous: Literal["full", "normal"] = Field(
         "full",
         description="`full`: an answered write survives a power cut; `normal`: it survives a crash of the process.",
@@ -134,18 +195,49 @@ class Settings(BaseModel):
             ipaddress.ip_network(network)
         return tuple(networks)
 
-    @field_validator("database_urls")
+    @field_validator("database_urls", "peer_addresses")
     @classmethod
-    def _known_services(cls, value: dict[str, str]) -> dict[str, str]:
+    def _known_services(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         if unknown := sorted(set(value) - set(SERVICES)):
             raise ValueError(f"there is no service {unknown[0]!r}; services are {', '.join(SERVICES)}")
+        if info.field_name == "database_urls":
+            for url in value.values():
+                _check_database(url)
         return value
 
-    @field_validator("database_url", "database_urls", "redis_url", "broker_url")
+    @field_validator("peer_address")
     @classmethod
-    def _embedded_alone(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("belongs to the cluster shape, which this release does not have yet: unset it")
+    def _template(cls, value: str) -> str:
+        try:
+            value.format(service="tasks", port=50055)
+        except (KeyError, IndexError, ValueError):
+            raise ValueError("only {service} and {port} can stand in braces") from None
+        return value
+
+    @field_validator("database_url", "database_replica_url")
+    @classmethod
+    def _postgresql(cls, value: str) -> str:
+        return _check_database(value)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must be `redis://host:6379` or, with TLS, `rediss://…`")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _rabbitmq(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme not in ("amqp", "amqps") or not urlsplit(value).hostname):
+            raise ValueError("must be `amqp://user:password@host:5672/vhost` or, with TLS, `amqps://…`")
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 32:
+            raise ValueError("must be 32 characters or longer, for example from `openssl rand -hex 32`")
         return value
 
     @model_validator(mode="after")
@@ -154,7 +246,50 @@ class Settings(BaseModel):
             object.__setattr__(self, "signup", "open" if self.loopback else "invite")
         if bool(self.admin_email) != bool(self.admin_password.get_secret_value()):
             raise ValueError("admin_email and admin_password go together; one of them is missing")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together; one of them is missing")
         return self
+
+    @property
+    def cluster(self) -> bool:
+        """Whether databases or a broker of the cluster shape are named."""
+        return bool(self.database_url or self.database_urls or self.broker_url)
+
+    def database_of(self, service: str) -> str:
+        """The URL of a service's database.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        url = self.database_urls.get(service) or self.database_url.replace("{service}", service)
+        if not url:
+            raise SettingsError(
+                f"TASKMAN_DATABASE_URL is not set (nor TASKMAN_{service.upper()}_DATABASE_URL): a process of the "
+                "cluster shape needs `postgresql://user:password@host:5432/taskman_{service}`"
+            )
+        return url
+
+    def replica_of(self, service: str) -> str:
+        """The URL of a service's replica; empty for none."""
+        return self.database_replica_url.replace("{service}", service)
+
+    def broker(self) -> str:
+        """The URL of the broker.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if not self.broker_url:
+            raise SettingsError(
+                "TASKMAN_BROKER_URL is not set: a process of the cluster shape needs "
+                "`amqp://user:password@host:5672/vhost`"
+            )
+        return self.broker_url
+
+    def address_of(self, service: str) -> str:
+        """Where a service answers; several addresses have commas between them."""
+        port = self.grpc_port_base + SERVICES.index(service)
+        return self.peer_addresses.get(service) or self.peer_address.format(service=service, port=port)
 
     @property
     def loopback(self) -> bool:
@@ -169,6 +304,12 @@ class Settings(BaseModel):
         host = f"[{self.host}]" if ":" in self.host else self.host
         url = self.public_url.rstrip("/") or f"http://{host}:{port}"
         return self.model_copy(update={"port": port, "public_url": url, "issuer": self.issuer or url})
+
+
+def _check_database(url: str) -> str:
+    if url and (urlsplit(url).scheme not in ("postgresql", "postgres") or not urlsplit(url).path.strip("/")):
+        raise ValueError("must be `postgresql://user:password@host:5432/database`")
+    return url
 
 
 def variable_of(field: str) -> str:
@@ -197,20 +338,22 @@ def load(
     origin: dict[str, str] = {}
     for name, value in _from_file(config).items():
         values[name], origin[name] = value, "taskman.toml"
-    urls = dict(values.get("database_urls") or {})
+    tables = {
+        "database_url": dict(values.get("database_urls") or {}),
+        "address": dict(values.get("peer_addresses") or {}),
+    }
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES or not value:
             continue
         name = variable[len(PREFIX) :].lower()
-        service = name.removesuffix("_database_url")
-        if service in SERVICES and name != service:
-            urls[service] = value
-        elif name in Settings.model_fields and name != "database_urls":
+        service, _, rest = name.partition("_")
+        if service in SERVICES and rest in tables:
+            tables[rest][service] = value
+        elif name in Settings.model_fields and name not in ("database_urls", "peer_addresses"):
             values[name], origin[name] = value, variable
         else:
             raise SettingsError(f"{variable} is no setting.{_near(variable, map(variable_of, Settings.model_fields))}")
-    if urls:
-        values["database_urls"] = urls
+    values |= {f: table for f, table in zip(("database_urls", "peer_addresses"), tables.values(), strict=True) if table}
     for name, value in (flags or {}).items():
         if value is not None:
             values[name], origin[name] = value, f"--{name.replace('_', '-')}"

@@ -18,13 +18,15 @@ def settings(config: Path | None) -> None:
     """List every setting with its value here and now."""
     values = load_settings(config, {})
     for name, field in Settings.model_fields.items():
-        click.echo(f"{variable_of(name)}={_shown(getattr(values, name))}")
+        click.echo(f"{variable_of(name)}={_shown(name, getattr(values, name))}")
         click.echo(f"    {field.description}")
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
     if value is None:
-        return "off"
+        return "off" if name == "rate_limit" else ""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_shown(name, item)}" for key, item in value.items())
     if isinstance(value, str) and "@" in value and "://" in value:
         scheme, _, rest = value.partition("://")
         return f"{scheme}://***@{rest.rpartition('@')[2]}"
