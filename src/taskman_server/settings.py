@@ -201,8 +201,8 @@ class Settings(BaseModel):
         if unknown := sorted(set(value) - set(SERVICES)):
             raise ValueError(f"there is no service {unknown[0]!r}; services are {', '.join(SERVICES)}")
         if info.field_name == "database_urls":
-            for url in value.values():
-                _check_database(url)
+            for service, url in value.items():
+                _check_database(url, f"the URL of {service} ")
         return value
 
     @field_validator("peer_address")
@@ -306,9 +306,9 @@ class Settings(BaseModel):
         return self.model_copy(update={"port": port, "public_url": url, "issuer": self.issuer or url})
 
 
-def _check_database(url: str) -> str:
+def _check_database(url: str, which: str = "") -> str:
     if url and (urlsplit(url).scheme not in ("postgresql", "postgres") or not urlsplit(url).path.strip("/")):
-        raise ValueError("must be `postgresql://user:password@host:5432/database`")
+        raise ValueError(f"{which}must be `postgresql://user:password@host:5432/database`")
     return url
 
 

@@ -85,7 +85,7 @@ def test_variables_of_the_client_are_none_of_the_servers_business() -> None:
 )
 def test_an_address_of_the_cluster_must_be_one(variable: str, value: str) -> None:
     """OPS-2: refused at start with the name of the setting, and a secret is not repeated."""
-    name = "database_urls" if variable.startswith("TASKMAN_TASKS") else variable
+    name = "DATABASE_URLS: the URL of tasks" if variable.startswith("TASKMAN_TASKS") else variable
     with pytest.raises(SettingsError, match=name) as caught:
         load(environ={variable: value}, config=NO_FILE)
     assert value not in str(caught.value)
