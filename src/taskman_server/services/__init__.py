@@ -1,1 +1,1 @@
-"""The seven services. None of them knows another; `app.py` connects them."""
+"""The seven services. None of them knows another; `app` connects them."""

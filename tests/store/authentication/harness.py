@@ -1,4 +1,4 @@
-"""The services that an account needs, each on a database file of its own, wired as `app.py` wires them.
+"""The services that an account needs, each on a database file of its own, wired as `app` wires them.
 
 All parts are the real ones: broker, outbox, relays, consumers, pipelines, peers.
 """

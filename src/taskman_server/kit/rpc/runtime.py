@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taskman_server.kit.identity import Authenticator
     from taskman_server.kit.outbox import Outbox, Subscription
     from taskman_server.kit.paging import Pager
+    from taskman_server.kit.redis import Redis
     from taskman_server.kit.telemetry import Telemetry
     from taskman_server.settings import Settings
 
@@ -28,7 +29,7 @@ __all__ = ["Runtime", "ServiceDefinition", "ServiceParts", "Worker"]
 
 @dataclass(slots=True)
 class Runtime:
-    """Everything a service is given. Made by `app.py`, nowhere else.
+    """Everything a service is given. Made by `app`, nowhere else.
 
     Attributes:
         name: the service's folder, for example `tasks`.
@@ -42,6 +43,7 @@ class Runtime:
         pager: page tokens.
         clock: the time.
         telemetry: spans, metrics, logs.
+        redis: what the replicas of the service share; None in the embedded shape, or without a Redis.
         peer_timeout: seconds that a call to a peer may take.
         request_timeout: seconds that a call may take when its caller names no deadline.
     """
@@ -57,6 +59,7 @@ class Runtime:
     pager: Pager
     clock: Clock
     telemetry: Telemetry
+    redis: Redis | None = None
     peer_timeout: float = 5.0
     request_timeout: float = 30.0
 

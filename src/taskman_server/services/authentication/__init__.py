@@ -1,6 +1,6 @@
 """The Authentication service: signs people in and says who a token belongs to. Alone in holding credentials.
 
-`SERVICE` is what `app.py` runs. Beside it, for the first start: `ensure_administrator` and `issue_setup_token`; and
+`SERVICE` is what `app` runs. Beside it, for the first start: `ensure_administrator` and `issue_setup_token`; and
 `rotate_signing_key` for whoever looks after the keys.
 """
 

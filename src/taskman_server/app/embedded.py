@@ -1,4 +1,4 @@
-"""The wiring: settings → databases, broker, channels → services → gateway. Nothing else puts parts together."""
+"""The embedded shape: all eight services in this process, each on a SQLite file of its own (OPS-1)."""
 
 from __future__ import annotations
 
@@ -8,65 +8,35 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
 from taskman_sdk import contract
 from taskman_server import data_folder
+from taskman_server.app.units import SERVICES, Shared, Unit
 from taskman_server.gateway.app import Gateway
 from taskman_server.gateway.pages import pages
 from taskman_server.kit.broker import Broker, BrokerError
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import Clock, SystemClock
-from taskman_server.kit.db import Database, DatabaseError
+from taskman_server.kit.db import DatabaseError
 from taskman_server.kit.db.migrate import upgrade
 from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.guard import Guard
 from taskman_server.kit.identity import Authenticator
-from taskman_server.kit.outbox import Consumer, Outbox, Relay
 from taskman_server.kit.paging import Pager
-from taskman_server.kit.rpc import (
-    CallOptions,
-    Channels,
-    LocalChannel,
-    Pipeline,
-    Runtime,
-    ServiceDefinition,
-    ServiceParts,
-    Worker,
-)
-from taskman_server.kit.rpc.idempotency import IdempotencyPruner
+from taskman_server.kit.rpc import CallOptions, Channels, LocalChannel, Runtime
 from taskman_server.kit.rpc.server import GrpcServer
 from taskman_server.kit.telemetry import Telemetry
-from taskman_server.services.audit import SERVICE as AUDIT
-from taskman_server.services.authentication import SERVICE as AUTHENTICATION
 from taskman_server.services.authentication.first_start import ensure_administrator, issue_setup_token
-from taskman_server.services.authorization import SERVICE as AUTHORIZATION
-from taskman_server.services.iam import SERVICE as IAM
-from taskman_server.services.notifications import SERVICE as NOTIFICATIONS
-from taskman_server.services.tasks import SERVICE as TASKS
-from taskman_server.services.users import SERVICE as USERS
-from taskman_server.settings import NO_FILE, Settings, load
+from taskman_server.settings import NO_FILE, Settings, SettingsError, load
 
 if TYPE_CHECKING:
     from taskman_sdk import AsyncTaskMan
     from taskman_sdk.transports.local import LocalTransport
 
-__all__ = ["SERVICES", "Application", "embedded", "open_application"]
-
-SERVICES: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, TASKS, AUDIT, NOTIFICATIONS)
-
-
-@dataclass(slots=True)
-class _Service:
-    definition: ServiceDefinition
-    runtime: Runtime
-    parts: ServiceParts
-    pipeline: Pipeline
-    relay: Relay
-    consumers: list[Consumer]
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+__all__ = ["Application", "embedded", "open_application"]
 
 
 @dataclass(slots=True)
@@ -87,7 +57,7 @@ class Application:
     broker: Broker
     registry: CollectorRegistry
     setup_token: str | None
-    _services: list[_Service]
+    _services: list[Unit]
     grpc_ports: dict[str, int] = field(default_factory=dict)
     _grpc: list[GrpcServer] = field(default_factory=list)
 
@@ -174,7 +144,13 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
     Raises:
         DataFolderInUse: another process has the folder.
         DataFolderError: the folder cannot be used, or has lost a file.
+        SettingsError: the settings are those of the cluster shape.
     """
+    if settings.cluster:
+        raise SettingsError(
+            "TASKMAN_DATABASE_URL, TASKMAN_BROKER_URL belong to the cluster shape: start it with `taskman-server up "
+            "--cluster`, or unset them to keep everything in files"
+        )
     clock = clock or SystemClock()
     folder = data_folder.open_folder(settings.data)
     async with AsyncExitStack() as stack:
@@ -192,36 +168,35 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
 
             tracer = stack.enter_context(open_tracer(settings.otlp_endpoint))
         telemetry = Telemetry("gateway", registry, tracer)
-        authenticator = Authenticator(channels, "gateway", clock)
-        guard = Guard(channels, "gateway", telemetry)
-        pager = Pager(data_folder.secret(folder, data_folder.PAGING_KEY))
+        shared = Shared(
+            settings=settings,
+            broker=broker,
+            channels=channels,
+            authenticator=Authenticator(channels, "gateway", clock),
+            guard=Guard(channels, "gateway", telemetry),
+            pager=Pager(data_folder.secret(folder, data_folder.PAGING_KEY)),
+            clock=clock,
+        )
         services = []
         for definition in SERVICES:
             db = SqliteDatabase(folder / f"{definition.name}.db", durability=settings.sqlite_synchronous)
             stack.push_async_callback(db.close)
-            own = Telemetry(definition.name, registry, tracer)
-            service = _build(definition, db, settings, broker, channels, authenticator, guard, pager, clock, own)
+            service = Unit.build(definition, db, shared, Telemetry(definition.name, registry, tracer))
             services.append(service)
             channels.add(definition.area, LocalChannel(service.pipeline))
         for service in services:
-            if service.parts.start is not None:
-                await service.parts.start()
+            await service.begin()
         # Queues before relays: an event that no queue is bound for would wait.
         for service in services:
-            for consumer in service.consumers:
-                await consumer.start()
-                stack.push_async_callback(consumer.stop)
+            stack.push_async_callback(service.stop)
+            await service.consume()
         for service in services:
-            service.relay.start()
-            stack.push_async_callback(service.relay.stop)
-            workers: list[Worker] = [IdempotencyPruner(service.runtime), *service.parts.workers]
-            service.tasks = [asyncio.create_task(_keep_running(worker, telemetry)) for worker in workers]
-            stack.push_async_callback(_cancel, service.tasks)
+            service.work()
         ready = _Readiness(services, broker)
         gateway = Gateway(
             channels,
-            authenticator,
-            guard,
+            shared.authenticator,
+            shared.guard,
             settings,
             clock,
             telemetry,
@@ -234,40 +209,6 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         yield application
 
 
-def _build(
-    definition: ServiceDefinition,
-    db: Database,
-    settings: Settings,
-    broker: Broker,
-    channels: Channels,
-    authenticator: Authenticator,
-    guard: Guard,
-    pager: Pager,
-    clock: Clock,
-    telemetry: Telemetry,
-) -> _Service:
-    relay = Relay(db, broker)
-    runtime = Runtime(
-        name=definition.name,
-        settings=settings,
-        db=db,
-        broker=broker,
-        outbox=Outbox(relay.wake),
-        channels=channels,
-        authenticator=authenticator,
-        guard=guard,
-        pager=pager,
-        clock=clock,
-        telemetry=telemetry,
-        request_timeout=settings.request_timeout_seconds,
-    )
-    parts = definition.build(runtime)
-    consumers = [Consumer(db, broker, subscription, clock=clock) for subscription in parts.subscriptions]
-    return _Service(
-        definition, runtime, parts, Pipeline(definition.contract, parts.handlers, runtime), relay, consumers
-    )
-
-
 async def _first_start(authentication: Runtime, settings: Settings) -> str | None:
     if settings.admin_email:
         password = settings.admin_password.get_secret_value()
@@ -276,28 +217,10 @@ async def _first_start(authentication: Runtime, settings: Settings) -> str | Non
     return await issue_setup_token(authentication)
 
 
-async def _keep_running(worker: Worker, telemetry: Telemetry) -> None:
-    pause = 0.1
-    while True:
-        try:
-            await worker.run()
-            return
-        except Exception as error:
-            telemetry.log.error("worker failed and starts again", worker=type(worker).__name__, exc_info=error)
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, 30)
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 class _Readiness:
     """Whether requests will be answered: every database and the broker work."""
 
-    def __init__(self, services: list[_Service], broker: Broker) -> None:
+    def __init__(self, services: list[Unit], broker: Broker) -> None:
         self._services = services
         self._broker = broker
         self._known: tuple[float, Mapping[str, str]] = (float("-inf"), {})
