@@ -19,10 +19,13 @@ from taskman_sdk.proto.google.api.annotations_pb import ext_http
 from taskman_sdk.proto.google.api.http_pb import HttpRule
 from taskman_sdk.proto.taskman.options.v1.options_pb import Access, ext_event, ext_field, ext_resource, ext_rule
 
-__all__ = ["AREAS", "ContractError", "EventType", "Method", "Route", "Service", "camel_to_snake", "event", "events",
-           "method", "methods", "permissions", "resources", "secret_fields", "service", "services"]  # fmt: skip
+__all__ = ["AREAS", "CALLERS", "ContractError", "EventType", "Method", "Route", "Service", "camel_to_snake", "event",
+           "events", "method", "methods", "permissions", "resources", "secret_fields", "service",
+           "services"]  # fmt: skip
 
 AREAS: Final = ("authentication", "authorization", "user", "iam", "task", "audit", "notification")
+CALLERS: Final = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications", "gateway")
+"""The parts of a deployment that call each other: the seven services and the gateway, as certificates name them."""
 AccessName = Literal["public", "authenticated", "internal", "permission"]
 _ACCESS: Final[Mapping[Access, AccessName]] = {
     Access.PUBLIC: "public",
@@ -79,6 +82,7 @@ class Method:
         read_only: it changes nothing.
         streaming: the answer is a stream.
         route: its REST route; None for internal ones.
+        callers: the services that may call it as themselves.
     """
 
     service: str
@@ -94,6 +98,7 @@ class Method:
     read_only: bool
     streaming: bool
     route: Route | None
+    callers: frozenset[str]
 
     @property
     def handler(self) -> str:
@@ -156,6 +161,10 @@ def _method(area: str, owner: DescService, desc: DescMethod) -> Method:
     if route is not None:
         for parameter in (*route.parameters, *([route.body] if route.body not in ("", "*") else [])):
             _field_of(desc.input, parameter, where)
+    if unknown := [name for name in rule.callers if name not in CALLERS]:
+        raise ContractError(f"{where}: {unknown[0]!r} in `callers` is no service; services are {', '.join(CALLERS)}")
+    if access == "internal" and not rule.callers:
+        raise ContractError(f"{where} is internal and names nobody who calls it: fill `callers` of its rule")
     return Method(
         service=owner.name,
         name=desc.name,
@@ -170,6 +179,7 @@ def _method(area: str, owner: DescService, desc: DescMethod) -> Method:
         read_only=rule.read_only,
         streaming=desc.method_kind == "server_streaming",
         route=route,
+        callers=frozenset(rule.callers),
     )
 
 

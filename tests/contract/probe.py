@@ -50,19 +50,19 @@ service ProbeService {
   // Answers what it is told, so many times.
   rpc Echo(EchoRequest) returns (EchoResponse) {
     option (google.api.http) = {post: "/v1/probes/{name}:echo" body: "*"};
-    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC};
+    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC callers: ["tasks", "gateway"]};
   }
   rpc Wait(WaitRequest) returns (WaitResponse) {
     option (google.api.http) = {get: "/v1/probes/{name}:wait"};
-    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true};
+    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true callers: ["tasks", "gateway"]};
   }
   rpc Fail(FailRequest) returns (FailResponse) {
     option (google.api.http) = {get: "/v1/probes/{name}:fail"};
-    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true};
+    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true callers: ["tasks", "gateway"]};
   }
   rpc Count(CountRequest) returns (stream CountResponse) {
     option (google.api.http) = {get: "/v1/probes/{name}:count"};
-    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true};
+    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true callers: ["tasks", "gateway"]};
   }
   rpc Poke(PokeRequest) returns (PokeResponse) {
     option (google.api.http) = {post: "/v1/probes/{name}:poke" body: "*"};

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.schema import CreateTable
 
+from taskman_sdk import contract
 from taskman_server.kit.db import Database, JsonText, Statement, UtcTimestamp
 from taskman_server.kit.event_tables import IDEMPOTENCY, INBOX, OUTBOX
 from taskman_server.kit.events import Event
@@ -45,6 +47,12 @@ GET = Statement(sa.select(NOTES).where(NOTES.c.id == bindparam("id")))
 COUNT = Statement(sa.select(sa.func.count().label("n")).select_from(NOTES))
 EFFECT = Statement(sa.insert(EFFECTS).values(event_id=bindparam("event_id"), key=bindparam("key")))
 ALL_EFFECTS = Statement(sa.select(EFFECTS).order_by(EFFECTS.c.sequence))
+
+
+def open_to(caller: str, service: contract.Service) -> contract.Service:
+    """The service with a caller that no deployment has: a test who sets things up, and may call everything."""
+    methods = {name: replace(each, callers=each.callers | {caller}) for name, each in service.methods.items()}
+    return replace(service, methods=methods)
 
 
 async def create_tables(db: Database) -> None:

@@ -59,6 +59,7 @@ from taskman_server.services.notifications import SERVICE as NOTIFICATIONS
 from taskman_server.services.users import SERVICE as USERS
 from taskman_server.services.users.store import METADATA as USER_TABLES
 from taskman_server.settings import Settings
+from tests.store.support import open_to
 
 M = TypeVar("M", bound="codec.Message[Any]")
 PASSWORD: Final = "a-stapled-otter-91"
@@ -241,7 +242,7 @@ def _build(
     )
     parts = definition.build(runtime)
     consumers = [Consumer(db, broker, subscription, clock=clock) for subscription in parts.subscriptions]
-    pipeline = Pipeline(definition.contract, parts.handlers, runtime)
+    pipeline = Pipeline(open_to("tests", definition.contract), parts.handlers, runtime)
     return Service(definition, runtime, parts, pipeline, relay, consumers)
 
 

@@ -213,7 +213,9 @@ async def unheard_user(house: House) -> str:
     """A user whose assignment IAM has made, and Authorization has not heard of."""
     user = new_id("user")
     request = ProvisionPrincipalRequest(principal=user, organization=ORGANIZATION)
-    await house.call("service:users", "IamAdminService.ProvisionPrincipal", request, ProvisionPrincipalResponse)
+    await house.call(
+        "service:authentication", "IamAdminService.ProvisionPrincipal", request, ProvisionPrincipalResponse
+    )
     return user
 
 

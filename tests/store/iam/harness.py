@@ -51,6 +51,7 @@ from taskman_server.kit.rpc import (
 from taskman_server.kit.telemetry import Telemetry
 from taskman_server.services import authorization, iam, users
 from taskman_server.settings import Settings
+from tests.store.support import open_to
 
 M = TypeVar("M", bound="codec.Message[Any]")
 ORGANIZATION = "org_one"
@@ -231,7 +232,7 @@ async def _open_service(stack: AsyncExitStack, house: House, folder: Path, servi
         telemetry=telemetry,
     )
     parts = service.build(runtime)
-    line = Switch(LocalChannel(Pipeline(service.contract, parts.handlers, runtime)))
+    line = Switch(LocalChannel(Pipeline(open_to("test", service.contract), parts.handlers, runtime)))
     house.channels.add(service.area, line)
     house.lines[service.name] = line
     house.runtimes[service.name] = runtime

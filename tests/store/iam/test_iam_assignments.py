@@ -149,7 +149,7 @@ async def test_a_sign_up_gives_the_first_role_once(house: House) -> None:
     assert list(await held(house, user)) == ["member"]
     answers = [
         await house.call(
-            "service:users",
+            "service:authentication",
             "IamAdminService.ProvisionPrincipal",
             ProvisionPrincipalRequest(principal=user, organization=ORGANIZATION, role=role),
             ProvisionPrincipalResponse,
@@ -160,7 +160,9 @@ async def test_a_sign_up_gives_the_first_role_once(house: House) -> None:
     assert len(house.named("iam.assignment.created")) == 1
     await take(house, (await held(house, user))["member"])
     request = ProvisionPrincipalRequest(principal=user, organization=ORGANIZATION)
-    late = await house.call("service:users", "IamAdminService.ProvisionPrincipal", request, ProvisionPrincipalResponse)
+    late = await house.call(
+        "service:authentication", "IamAdminService.ProvisionPrincipal", request, ProvisionPrincipalResponse
+    )
     assert late.assignment is None
     assert await held(house, user) == {}
     with pytest.raises(PermissionDeniedError):

@@ -135,7 +135,9 @@ class Pipeline:
         method = entry.method
         if method.access != "public" and call.principal is ANONYMOUS:
             call.principal = await self._authenticate(call)
-        if method.access == "internal" and call.principal.type != "service":
+        if call.principal.type == "service":
+            _check_caller(method, call.principal.id.removeprefix("service:"))
+        elif method.access == "internal":
             raise PermissionDeniedError(
                 f"{method.operation_id} is for the services of this deployment alone.", reason="INTERNAL_METHOD"
             )
@@ -209,6 +211,18 @@ class Pipeline:
             )
         known.request_id = call.request_id  # an error object may be one that was raised before
         return known
+
+
+def _check_caller(method: contract.Method, service: str) -> None:
+    """A service calls what the contract says it calls, and nothing else (GATE-2)."""
+    if service not in method.callers:
+        who = ", ".join(sorted(method.callers)) or "no service"
+        raise PermissionDeniedError(
+            f"The service {service!r} may not call {method.operation_id} as itself; {who} may (`callers` of its rule "
+            "in the contract).",
+            reason="CALLER_NOT_ALLOWED",
+            metadata={"service": service, "method": method.operation_id},
+        )
 
 
 def _public(error: TaskManError) -> TaskManError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from protobuf import DescFile
 
 
-_MethodRuleFields: TypeAlias = Literal["access", "permission", "events", "sensitive", "read_only"]
+_MethodRuleFields: TypeAlias = Literal["access", "permission", "events", "sensitive", "read_only", "callers"]
 
 class MethodRule(Message[_MethodRuleFields]):
     """
@@ -61,9 +61,16 @@ class MethodRule(Message[_MethodRuleFields]):
             ```proto
             bool read_only = 5;
             ```
+        callers:
+            The services that may call the RPC as themselves, on behalf of whoever they work for: `users`, `gateway` … A
+            service that is not named here is refused, whatever else its caller may do.
+
+            ```proto
+            repeated string callers = 6;
+            ```
     """
 
-    __slots__ = ("access", "permission", "events", "sensitive", "read_only")
+    __slots__ = ("access", "permission", "events", "sensitive", "read_only", "callers")
 
     if TYPE_CHECKING:
 
@@ -75,6 +82,7 @@ class MethodRule(Message[_MethodRuleFields]):
             events: list[str] | None = None,
             sensitive: bool = False,
             read_only: bool = False,
+            callers: list[str] | None = None,
         ) -> None:
             pass
 
@@ -83,6 +91,7 @@ class MethodRule(Message[_MethodRuleFields]):
         events: list[str]
         sensitive: bool
         read_only: bool
+        callers: list[str]
 
 _EventRuleFields: TypeAlias = Literal["names"]
 
@@ -258,7 +267,7 @@ extend google.protobuf.FieldOptions { optional taskman.options.v1.FieldRule fiel
 
 
 _DESC = file_desc(
-    b'\n taskman/options/v1/options.proto\x12\x12taskman.options.v1\x1a google/protobuf/descriptor.proto"\xb3\x01\n\nMethodRule\x122\n\x06access\x18\x01 \x01(\x0e2\x1a.taskman.options.v1.AccessR\x06access\x12\x1e\n\npermission\x18\x02 \x01(\tR\npermission\x12\x16\n\x06events\x18\x03 \x03(\tR\x06events\x12\x1c\n\tsensitive\x18\x04 \x01(\x08R\tsensitive\x12\x1b\n\tread_only\x18\x05 \x01(\x08R\x08readOnly"!\n\tEventRule\x12\x14\n\x05names\x18\x01 \x03(\tR\x05names"*\n\x0cResourceRule\x12\x1a\n\x08prefixes\x18\x01 \x03(\tR\x08prefixes"#\n\tFieldRule\x12\x16\n\x06secret\x18\x01 \x01(\x08R\x06secret*b\n\x06Access\x12\x16\n\x12ACCESS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x18\n\x14ACCESS_AUTHENTICATED\x10\x02\x12\x13\n\x0fACCESS_INTERNAL\x10\x03:T\n\x04rule\x18\xb4\x87\x03 \x01(\x0b2\x1e.taskman.options.v1.MethodRule\x12\x1e.google.protobuf.MethodOptionsR\x04rule:V\n\x05event\x18\xb5\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.EventRule\x12\x1f.google.protobuf.MessageOptionsR\x05event:_\n\x08resource\x18\xb7\x87\x03 \x01(\x0b2 .taskman.options.v1.ResourceRule\x12\x1f.google.protobuf.MessageOptionsR\x08resource:T\n\x05field\x18\xb6\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.FieldRule\x12\x1d.google.protobuf.FieldOptionsR\x05fieldb\x06proto3',
+    b'\n taskman/options/v1/options.proto\x12\x12taskman.options.v1\x1a google/protobuf/descriptor.proto"\xcd\x01\n\nMethodRule\x122\n\x06access\x18\x01 \x01(\x0e2\x1a.taskman.options.v1.AccessR\x06access\x12\x1e\n\npermission\x18\x02 \x01(\tR\npermission\x12\x16\n\x06events\x18\x03 \x03(\tR\x06events\x12\x1c\n\tsensitive\x18\x04 \x01(\x08R\tsensitive\x12\x1b\n\tread_only\x18\x05 \x01(\x08R\x08readOnly\x12\x18\n\x07callers\x18\x06 \x03(\tR\x07callers"!\n\tEventRule\x12\x14\n\x05names\x18\x01 \x03(\tR\x05names"*\n\x0cResourceRule\x12\x1a\n\x08prefixes\x18\x01 \x03(\tR\x08prefixes"#\n\tFieldRule\x12\x16\n\x06secret\x18\x01 \x01(\x08R\x06secret*b\n\x06Access\x12\x16\n\x12ACCESS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x18\n\x14ACCESS_AUTHENTICATED\x10\x02\x12\x13\n\x0fACCESS_INTERNAL\x10\x03:T\n\x04rule\x18\xb4\x87\x03 \x01(\x0b2\x1e.taskman.options.v1.MethodRule\x12\x1e.google.protobuf.MethodOptionsR\x04rule:V\n\x05event\x18\xb5\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.EventRule\x12\x1f.google.protobuf.MessageOptionsR\x05event:_\n\x08resource\x18\xb7\x87\x03 \x01(\x0b2 .taskman.options.v1.ResourceRule\x12\x1f.google.protobuf.MessageOptionsR\x08resource:T\n\x05field\x18\xb6\x87\x03 \x01(\x0b2\x1d.taskman.options.v1.FieldRule\x12\x1d.google.protobuf.FieldOptionsR\x05fieldb\x06proto3',
     [
         descriptor_pb.desc(),
     ],
