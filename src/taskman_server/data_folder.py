@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -85,19 +87,16 @@ def lock(folder: Path) -> IO[str]:
 
 
 def secret(folder: Path, name: str) -> bytes:
-    """A key of this deployment, made at the first start."""
+    """A key of this deployment, made at the first start; of several processes that start at once, one makes it."""
     path = folder / name
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        temporary = path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}.") as file:
             file.write(secrets.token_bytes(32))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        return path.read_bytes()
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)
+    return path.read_bytes()
 
 
 def mark(folder: Path) -> None:

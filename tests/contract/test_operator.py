@@ -97,7 +97,7 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path) -> None:
         tmp_path / "d", "--admin-email", "nobody", "--admin-password", PASSWORD
     )
     assert "TASKMAN_SMTP_URL" in _refused(tmp_path / "e", TASKMAN_SMTP_URL="http://mail")
-    assert "cluster shape" in _refused(tmp_path / "f", TASKMAN_DATABASE_URL="postgresql://db")
+    assert "cluster shape" in _refused(tmp_path / "f", TASKMAN_DATABASE_URL="postgresql://db/tasks")
 
 
 def test_the_list_of_settings_shows_no_password(tmp_path: Path) -> None:

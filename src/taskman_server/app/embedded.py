@@ -25,6 +25,7 @@ from taskman_server.kit.db.migrate import upgrade
 from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.guard import Guard
 from taskman_server.kit.identity import Authenticator
+from taskman_server.kit.operations import Health
 from taskman_server.kit.paging import Pager
 from taskman_server.kit.rpc import CallOptions, Channels, LocalChannel, Runtime
 from taskman_server.kit.rpc.server import GrpcServer
@@ -223,16 +224,16 @@ class _Readiness:
     def __init__(self, services: list[Unit], broker: Broker) -> None:
         self._services = services
         self._broker = broker
-        self._known: tuple[float, Mapping[str, str]] = (float("-inf"), {})
+        self._known = (float("-inf"), Health())
 
-    async def check(self) -> Mapping[str, str]:
+    async def check(self) -> Health:
         """What each part says of itself; looked up once a second at most, as anybody may ask."""
         now = asyncio.get_running_loop().time()
         if now - self._known[0] >= 1:
             self._known = (now, await self._look())
         return self._known[1]
 
-    async def _look(self) -> Mapping[str, str]:
+    async def _look(self) -> Health:
         found: dict[str, str] = {}
         for service in self._services:
             try:
@@ -245,7 +246,7 @@ class _Readiness:
             found["broker"] = "ok"
         except BrokerError as error:
             found["broker"] = str(error)
-        return found
+        return Health(found)
 
 
 @asynccontextmanager

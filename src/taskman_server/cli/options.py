@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +12,7 @@ import click
 
 from taskman_server.settings import Settings, SettingsError, load
 
-__all__ = ["load_settings", "setting_options"]
+__all__ = ["load_settings", "setting_options", "stopping"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,3 +36,19 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
         return load(flags, config=config)
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
+
+
+def stopping() -> asyncio.Event:
+    """An event that is set by SIGTERM or SIGINT; call it in the loop. The second signal ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def told() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, told)
+    return stop

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskman_server.cli.options import load_settings, setting_options
+from taskman_server.cli.options import load_settings, setting_options, stopping
+from taskman_server.settings import SettingsError
 
 if TYPE_CHECKING:
-    import uvicorn
+    import socket
 
     from taskman_server.app import Application
     from taskman_server.settings import Settings
@@ -39,73 +34,41 @@ def up(config: Path | None, **flags: Any) -> None:
       TASKMAN_SMTP_URL=smtp://localhost:25 taskman-server up
     """
     settings = load_settings(config, flags)
-    listener = _listen(settings.host, settings.port)
+    from taskman_server.app.serving import PortTaken, listen
     from taskman_server.kit.logs import configure
 
+    try:
+        listener = listen(settings.host, settings.port)
+    except PortTaken as error:
+        raise click.ClickException(str(error)) from None
     configure(settings.log_level, settings.log_format)
     import uvloop  # with the server alone: `--help` does without
 
     uvloop.run(_serve(settings.with_port(listener.getsockname()[1]), listener))
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror:
-        raise click.ClickException(f"--host {host!r} is no address of this machine") from None
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise click.ClickException(f"--host {host!r} is no address of this machine") from None
-        raise click.ClickException(
-            f"{host}:{port} cannot be opened ({error.strerror}): stop what uses it, or choose another --port"
-        ) from None
-    listener.listen(1024)
-    return listener
-
-
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     from taskman_sdk.errors import TaskManError
     from taskman_server.app import open_application
+    from taskman_server.app.serving import serving
     from taskman_server.data_folder import DataFolderError
     from taskman_server.kit.broker import BrokerError
     from taskman_server.kit.db import DatabaseError
 
+    stop = stopping()
     try:
         async with open_application(settings) as application:
             if settings.grpc_port_base >= 0:
                 await application.serve_grpc(settings.host, settings.grpc_port_base)
-            server = _server(application)
-            _say(application)
-            await server.serve([listener])
+            async with serving(application.gateway, listener, drain_seconds=settings.drain_seconds):
+                _say(application)
+                await stop.wait()
     except (DatabaseError, BrokerError) as error:
         raise click.ClickException(f"{error}. `taskman-server doctor` says more; a backup may be needed") from None
     except TaskManError as error:
         raise click.ClickException(f"The administrator cannot be created: {error}") from None
-    except (DataFolderError, OSError) as error:
+    except (DataFolderError, SettingsError, OSError) as error:
         raise click.ClickException(str(error)) from None
-
-
-def _server(application: Application) -> uvicorn.Server:
-    import uvicorn
-
-    from taskman_server.gateway.protocol import options
-
-    class Server(uvicorn.Server):
-        """Leaves when it is told to; uvicorn's own would end the process before the services were stopped (OPS-7)."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self.handle_exit, number, None)
-            yield
-
-    return Server(uvicorn.Config(application.gateway, **options()))
 
 
 def _say(application: Application) -> None:

@@ -155,6 +155,7 @@ class Gateway:
             _check_content_type(request.headers)
         message = entry.transcode(values, request.query, body, request.headers.get("if-match", ""))
         with self._telemetry.edge(method, request.verb, request.headers.get("traceparent", "")) as traceparent:
+            outcome.traceparent = traceparent
             await self._call(entry, message, request, traceparent, call.origin, send, outcome)
 
     async def _call(
@@ -272,6 +273,7 @@ class Gateway:
             request_id=request.request_id,
             ip_address=request.ip_address,
             reason=outcome.reason,
+            traceparent=outcome.traceparent,
         )
 
 
@@ -281,6 +283,7 @@ class _Outcome:
     principal: str = ""
     status: int = 0
     reason: str = ""
+    traceparent: str = ""
     verdict: Verdict | None = None
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -22,11 +21,9 @@ from taskman_sdk.errors import NotFoundError, TaskManError, UnimplementedError
 from taskman_server.gateway.http import PROBLEM, problem
 from taskman_server.gateway.openapi import document
 from taskman_server.kit.ids import request_id_of
+from taskman_server.kit.operations import Readiness, routes
 
-__all__ = ["Readiness", "pages"]
-
-Readiness = Callable[[], Awaitable[Mapping[str, str]]]
-"""Says of each part `ok`, or what is wrong with it."""
+__all__ = ["pages"]
 
 _SWAGGER: Final = Path(str(files("swagger_ui"))) / "static"
 _CONSOLE: Final = Path(str(files("taskman_server.console")))
@@ -52,21 +49,6 @@ def pages(ready: Readiness, registry: CollectorRegistry, public_url: str) -> ASG
     """
     openapi = json.dumps(document(public_url), ensure_ascii=False).encode()
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(_: Request) -> Response:
-        parts = dict(await ready())
-        good = all(state == "ok" for state in parts.values())
-        return JSONResponse(
-            {"status": "ok" if good else "unavailable", "parts": parts},
-            status_code=200 if good else 503,
-            headers={} if good else {"retry-after": "1"},
-        )
-
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
     async def openapi_json(_: Request) -> Response:
         return Response(openapi, media_type="application/json")
 
@@ -87,9 +69,7 @@ def pages(ready: Readiness, registry: CollectorRegistry, public_url: str) -> ASG
     application = Starlette(
         routes=[
             Route("/", home),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
+            *routes(ready, registry),
             Route("/openapi.json", openapi_json),
             Route("/docs", page("docs.html")),
             Route("/set-up", page("set-up.html")),

@@ -8,6 +8,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
 import structlog
+from opentelemetry import trace
 
 from taskman_sdk import contract
 
@@ -25,6 +26,13 @@ def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
     return event
 
 
+def _trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event.setdefault("trace_id", f"{context.trace_id:032x}")
+    return event
+
+
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["auto", "json", "text"]) -> None:
     """Sets up logging for the process: our own lines and those of libraries alike, on standard error.
 
@@ -37,6 +45,7 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _trace,
         _redact,
     ]
     number = getattr(logging, level.upper())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from taskman_sdk import contract
 from taskman_sdk.errors import TaskManError
@@ -58,6 +58,8 @@ class Telemetry:
         self._tracer = tracer
         self._metrics = _metrics(registry)
         self._calls: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._edge: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._queries: dict[str, Any] = {}
 
     @contextmanager
     def rpc(self, method: contract.Method, call: Call) -> Iterator[RpcSpan]:
@@ -98,6 +100,69 @@ class Telemetry:
             yield inner
 
     @contextmanager
+    def event(self, name: str, queue: str, traceparent: str, identifier: str) -> Iterator[None]:
+        """Around a consumer's handling of an event: a span of the trace that the event was made in."""
+        if self._tracer is None:
+            yield
+            return
+        with self._span(f"process {name}", SpanKind.CONSUMER, traceparent) as (span, _):
+            span.set_attributes(_messaging("process", queue, identifier) | {"taskman.service": self.service})
+            yield
+
+    def published(self, name: str, traceparent: str, identifier: str, seconds: float) -> None:
+        """Notes that the broker has confirmed an event, `seconds` after it was sent."""
+        if self._tracer is None or not traceparent:
+            return
+        end = time.time_ns()
+        parent = _propagator.extract({"traceparent": traceparent})
+        start = end - int(seconds * 1e9)
+        attributes = _messaging("publish", name, identifier) | {"taskman.service": self.service}
+        self._tracer.start_span(f"publish {name}", parent, SpanKind.PRODUCER, attributes, start_time=start).end(end)
+
+    def query(self, kind: str, seconds: float) -> None:
+        """Notes a statement that the database has answered: `kind` is `select`, `insert` …, never its text."""
+        self._query(kind).observe(seconds)
+        if self._tracer is None or not trace.get_current_span().is_recording():
+            return
+        end = time.time_ns()
+        attributes = {"db.system": "postgresql", "db.operation": kind, "taskman.service": self.service}
+        start = end - int(seconds * 1e9)
+        self._tracer.start_span(kind, kind=SpanKind.CLIENT, attributes=attributes, start_time=start).end(end)
+
+    def _query(self, kind: str) -> Any:
+        child = self._queries.get(kind)
+        if child is None:
+            child = self._queries[kind] = self._metrics.queries.labels(self.service, kind)
+        return child
+
+    @property
+    def traced(self) -> bool:
+        """Whether spans are made."""
+        return self._tracer is not None
+
+    def pool(self, size: Callable[[], float], idle: Callable[[], float], most: int) -> None:
+        """The database's pool, looked at when the metrics are read."""
+        pool = self._metrics.pool
+        pool.labels(self.service, "busy").set_function(lambda: size() - idle())
+        pool.labels(self.service, "idle").set_function(idle)
+        self._metrics.pool_max.labels(self.service).set(most)
+
+    def dependencies(self, states: Mapping[str, str]) -> None:
+        """What this process stands on, as `/readyz` has it: `ok`, or what is wrong."""
+        for name, state in states.items():
+            self._metrics.dependencies.labels(self.service, name).set(float(state == "ok"))
+
+    def backlog(self, events: int, oldest_seconds: float) -> None:
+        """How many events wait in the outbox, and for how long the oldest."""
+        self._metrics.backlog.labels(self.service).set(events)
+        self._metrics.oldest.labels(self.service).set(oldest_seconds)
+
+    def queue(self, name: str, ready: int, dead: int) -> None:
+        """How many messages wait in a queue, and how many were given up."""
+        self._metrics.queues.labels(name, "ready").set(ready)
+        self._metrics.queues.labels(name, "dead").set(dead)
+
+    @contextmanager
     def _span(self, name: str, kind: SpanKind, traceparent: str) -> Iterator[tuple[trace.Span, str]]:
         assert self._tracer is not None
         parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
@@ -134,9 +199,17 @@ class Telemetry:
         request_id: str,
         ip_address: str,
         reason: str,
+        traceparent: str = "",
     ) -> None:
         """One line for each request at the edge, without query, body or token; and its metrics (GATE-7)."""
-        self._metrics.requests.labels(route or "none", str(status)).inc()
+        pair = self._edge.get((route, status))
+        if pair is None:
+            pair = self._edge[route, status] = (
+                self._metrics.requests.labels(route or "none", str(status)),
+                self._metrics.request_seconds.labels(route or "none"),
+            )
+        pair[0].inc()
+        pair[1].observe(seconds)
         log = self.log.warning if status >= 500 else self.log.info
         log(
             "request",
@@ -149,7 +222,17 @@ class Telemetry:
             request_id=request_id,
             ip=ip_address,
             **({"reason": reason} if reason else {}),
+            **({"trace_id": traceparent[3:35]} if traceparent else {}),
         )
+
+
+def _messaging(operation: str, destination: str, identifier: str) -> dict[str, str]:
+    return {
+        "messaging.system": "rabbitmq",
+        "messaging.operation": operation,
+        "messaging.destination.name": destination,
+        "messaging.message.id": identifier,
+    }
 
 
 class _Metrics:
@@ -166,6 +249,39 @@ class _Metrics:
         )
         self.requests = Counter(
             "taskman_http_requests", "Requests at the edge, by status.", ["route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "taskman_http_duration_seconds",
+            "Time to answer at the edge.",
+            ["route"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self.queries = Histogram(
+            "taskman_database_query_seconds",
+            "Time that the database took for a statement.",
+            ["service", "kind"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self.pool = Gauge(
+            "taskman_database_pool_connections", "Connections of the pool.", ["service", "state"], registry=registry
+        )
+        self.pool_max = Gauge(
+            "taskman_database_pool_max", "Connections that the pool may have.", ["service"], registry=registry
+        )
+        self.dependencies = Gauge(
+            "taskman_dependency_up", "Whether what the process needs answers.", ["service", "dependency"],
+            registry=registry,
+        )  # fmt: skip
+        self.backlog = Gauge(
+            "taskman_outbox_backlog", "Events committed and not published.", ["service"], registry=registry
+        )
+        self.oldest = Gauge(
+            "taskman_outbox_oldest_seconds", "Age of the oldest event not published.", ["service"], registry=registry
+        )
+        self.queues = Gauge(
+            "taskman_queue_messages", "Messages in a queue, by state.", ["queue", "state"], registry=registry
         )
 
 

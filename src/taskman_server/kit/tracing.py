@@ -17,13 +17,14 @@ __all__ = ["open_tracer"]
 
 
 @contextmanager
-def open_tracer(endpoint: str) -> Iterator[Tracer]:
+def open_tracer(endpoint: str, service: str = "taskman") -> Iterator[Tracer]:
     """A tracer whose spans go to a collector; what is left is sent at the end.
 
     Args:
         endpoint: the collector's base address, for example `http://localhost:4318`; `/v1/traces` is added.
+        service: the process's name in the traces (`service.name`).
     """
-    resource = Resource.create({"service.name": "taskman", "service.version": __version__})
+    resource = Resource.create({"service.name": service, "service.version": __version__})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=5)))
     try:

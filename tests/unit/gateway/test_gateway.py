@@ -13,6 +13,7 @@ import pytest
 
 from taskman_sdk import contract
 from taskman_server.gateway.app import Gateway
+from taskman_server.kit.operations import Health
 from taskman_server.gateway.pages import pages
 from taskman_server.kit.rpc import LocalChannel
 from tests.contract.probe import ERROR, Probe, probe_service, running_probe
@@ -38,8 +39,8 @@ class Parts:
     def __init__(self) -> None:
         self.said = {"tasks": "ok"}
 
-    async def check(self) -> dict[str, str]:
-        return self.said
+    async def check(self) -> Health:
+        return Health(self.said)
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""An ASGI application on a socket, ended by us: uvicorn's signals would end the process before its parts (OPS-7)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from taskman_server.gateway.protocol import options
+
+__all__ = ["PortTaken", "listen", "serving"]
+
+
+class PortTaken(Exception):
+    """A port cannot be opened; the message says which, why, and what to do."""
+
+
+def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        PortTaken: it cannot be opened. `flag` is named as the way to choose another.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        raise PortTaken(f"--host {host!r} is no address of this machine") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise PortTaken(f"--host {host!r} is no address of this machine") from None
+        raise PortTaken(
+            f"{host}:{port} cannot be opened ({error.strerror}): stop what uses it, or choose another {flag}"
+        ) from None
+    listener.listen(1024)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(application: ASGIApp, listener: socket.socket, *, drain_seconds: float) -> AsyncIterator[None]:
+    """Answers requests while the block runs; those under way at its end get `drain_seconds`."""
+    settings = {**options(), "timeout_graceful_shutdown": max(1, round(drain_seconds))}
+    server = _Server(uvicorn.Config(application, **settings))
+    task = asyncio.create_task(server.serve([listener]), name="http")
+    try:
+        await server.up.wait()
+        yield
+    finally:
+        server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
