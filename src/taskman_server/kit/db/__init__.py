@@ -74,6 +74,12 @@ class Transaction(Executor, Protocol):
     def on_commit(self, callback: Callable[[], None], /) -> None:
         """Call back once the commit is durable; never after a rollback. It must not block or raise."""
 
+    async def take_turn(self, name: str) -> None:
+        """Wait until no other transaction holds `name`, then hold it to the end of this one.
+
+        For decisions on rows that are read and not locked. Does nothing where writers take turns anyway.
+        """
+
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """A part that can fail alone: an exception that leaves the block undoes the block and is raised on."""
 
@@ -84,6 +90,16 @@ class Database(Executor, Protocol):
     @property
     def dialect(self) -> Dialect:
         """The dialect that statements are compiled for."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write at the same time."""
+
+    async def reader(self, key: str) -> Executor:
+        """Where to read what may lag, but never behind what the principal `key` wrote."""
+
+    def note_write(self, key: str) -> None:
+        """The principal `key` has committed a change: its reads are to see it."""
 
     def prepare(self, *statements: Statement) -> None:
         """Compile statements now, so that the first request does not pay for it."""

@@ -21,7 +21,7 @@ import apsw
 from sqlalchemy import Dialect
 from sqlalchemy.dialects import sqlite
 
-from taskman_server.kit.db import AnyStatement, Transaction
+from taskman_server.kit.db import AnyStatement, Executor, Transaction
 from taskman_server.kit.db.errors import DatabaseUnavailable
 from taskman_server.kit.db.sqlite_errors import translate
 from taskman_server.kit.db.sqlite_sync import GroupCommit
@@ -145,6 +145,18 @@ class SqliteDatabase:
     def transaction(self, *, durable: bool = True, offload: bool = False) -> AbstractAsyncContextManager[Transaction]:
         """See `kit.db.Database.transaction`."""
         return SqliteTransaction(self, durable=durable, offload=offload)
+
+    @property
+    def shared(self) -> bool:
+        """False: one process writes."""
+        return False
+
+    async def reader(self, key: str) -> Executor:
+        """See `kit.db.Database.reader`: this database itself."""
+        return self
+
+    def note_write(self, key: str) -> None:
+        """See `kit.db.Database.note_write`."""
 
     async def settled(self) -> None:
         """Return when every commit that could be read up to now is on disk."""

@@ -134,6 +134,9 @@ class SqliteTransaction:
         """Call back once the commit is durable; never after a rollback."""
         self._callbacks.append(callback)
 
+    async def take_turn(self, name: str) -> None:
+        """See `kit.db.Transaction.take_turn`: writers take turns here anyway."""
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """A part that can fail alone."""
