@@ -13,7 +13,7 @@ from taskman_server.kit.guard import Scope
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
-from taskman_server.services.tasks.store import Fts5, ProjectStore, TaskStore
+from taskman_server.services.tasks.store import Fts5, ProjectStore, TaskStore, TsVector
 
 __all__ = ["Base", "actor", "still_allowed"]
 
@@ -55,7 +55,7 @@ class Base:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.projects = ProjectStore(runtime.db)
-        self.tasks = TaskStore(runtime.db, Fts5())
+        self.tasks = TaskStore(runtime.db, TsVector() if runtime.db.dialect.name == "postgresql" else Fts5())
 
     async def _project(self, name: str, call: Call, permission: str = "") -> Row:
         """A project for which the call's permission (or the one given) holds.
@@ -103,7 +103,7 @@ class Base:
         """
         scope = await call.scope()
         tx = await call.begin()
-        current = await self.tasks.get(row.organization, row.id, tx)
+        current = await self.tasks.get_for_update(tx, row.organization, row.id)
         assert current is not None, "a task is never deleted for good"
         if _moved(row, current):
             still_allowed(scope, convert.task_resource(current), "task", current.key)
@@ -120,7 +120,7 @@ class Base:
         """
         scope = await call.scope()
         tx = await call.begin()
-        current = await self.projects.get(row.organization, row.id, tx)
+        current = await self.projects.get_for_update(tx, row.organization, row.id)
         assert current is not None, "a project is never deleted"
         if _moved(row, current):
             still_allowed(scope, convert.project_resource(current), "project", current.key)

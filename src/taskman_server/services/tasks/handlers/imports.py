@@ -53,7 +53,7 @@ class ImportHandlers(TaskHandlers):
             return ImportTasksResponse(results=results)
         scope = await call.scope()
         tx = await call.begin()
-        before, project = project, await self.projects.get(organization, project.id, tx)
+        before, project = project, await self.projects.get_for_update(tx, organization, project.id)
         assert project is not None, "a project is never deleted"
         if (before.members, before.visibility) != (project.members, project.visibility):
             still_allowed(scope, _resource(project, actor(call)), "project", project.key)

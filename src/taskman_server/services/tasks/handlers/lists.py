@@ -20,6 +20,7 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
 )
 from taskman_server.kit import filters
 from taskman_server.kit.cel import CelUnplannable, Environment
+from taskman_server.kit.db import Executor
 from taskman_server.kit.paging import Value, page_size, parse_order_by
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.services.tasks import convert
@@ -39,7 +40,7 @@ class ListHandlers(Base):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.lists = Lists(runtime.db, self.tasks.index)
+        self.lists = Lists(self.tasks.index)
 
     async def list_projects(self, request: ListProjectsRequest, call: Call) -> ListProjectsResponse:
         """See the contract. In the order of their keys."""
@@ -48,7 +49,8 @@ class ListHandlers(Base):
             return ListProjectsResponse()
         asked = {"filter": request.filter}
         after = self._after(call, request.page_token, asked)
-        found = await _planned(call, lambda: self.lists.projects(query, page_size(request.page_size), after))
+        source = await self._source(call)
+        found = await _planned(call, lambda: self.lists.projects(source, query, page_size(request.page_size), after))
         return ListProjectsResponse(
             projects=[convert.project_message(row) for row in found.rows],
             next_page_token=self._next(call, found, asked),
@@ -76,8 +78,9 @@ class ListHandlers(Base):
             "deleted": request.show_deleted,
         }
         after = self._after(call, request.page_token, asked)
-        found = await _planned(call, lambda: self.lists.tasks(query, page_size(request.page_size), after))
-        total = await self.lists.count(query) if request.include_total_size else None
+        source = await self._source(call)
+        found = await _planned(call, lambda: self.lists.tasks(source, query, page_size(request.page_size), after))
+        total = await self.lists.count(source, query) if request.include_total_size else None
         return ListTasksResponse(
             tasks=[convert.task_message(row) for row in found.rows],
             next_page_token=self._next(call, found, asked),
@@ -98,7 +101,9 @@ class ListHandlers(Base):
             return SearchTasksResponse()
         asked = {"query": words, "filter": request.filter}
         after = self._after(call, request.page_token, asked)
-        found = await _planned(call, lambda: self.lists.search(words, query, page_size(request.page_size), after))
+        source = await self._source(call)
+        size = page_size(request.page_size)
+        found = await _planned(call, lambda: self.lists.search(source, words, query, size, after))
         return SearchTasksResponse(
             tasks=[convert.task_message(row) for row in found.rows],
             next_page_token=self._next(call, found, asked),
@@ -120,7 +125,12 @@ class ListHandlers(Base):
                 return
 
     async def _export_page(self, call: Call, query: Query, after: Sequence[Value] | None) -> Found:
-        return await _planned(call, lambda: self.lists.tasks(query, _EXPORT_SIZE, after))
+        source = await self._source(call)
+        return await _planned(call, lambda: self.lists.tasks(source, query, _EXPORT_SIZE, after))
+
+    async def _source(self, call: Call) -> Executor:
+        """Where a list is read from: a replica, once it has what the caller wrote (TASK-10)."""
+        return await self.runtime.db.reader(call.principal.id)
 
     async def _project_id(self, name: str, call: Call) -> str:
         """The id of the project that a list is narrowed to; empty for none.

@@ -69,7 +69,7 @@ class TaskHandlers(Base):
             await self._require_active(call, draft.assignees, "task.assignees[{}]")
         scope = await call.scope()
         tx = await call.begin()
-        before, project = project, await self.projects.get(project.organization, project.id, tx)
+        before, project = project, await self.projects.get_for_update(tx, project.organization, project.id)
         assert project is not None, "a project is never deleted"
         if (before.members, before.visibility) != (project.members, project.visibility):
             still_allowed(scope, _resource(project, draft, actor(call)), "project", project.key)

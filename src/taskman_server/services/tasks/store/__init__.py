@@ -7,6 +7,7 @@ from taskman_server.services.tasks.store.projects import ProjectStore
 from taskman_server.services.tasks.store.search import FTS_DDL, Fts5, SearchIndex, phrases
 from taskman_server.services.tasks.store.tables import METADATA
 from taskman_server.services.tasks.store.tasks import TaskStore
+from taskman_server.services.tasks.store.tsvector import TsVector
 
 __all__ = [
     "FTS_DDL",
@@ -20,5 +21,6 @@ __all__ = [
     "Query",
     "SearchIndex",
     "TaskStore",
+    "TsVector",
     "phrases",
 ]

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Double,
     FromClause,
-    Integer,
     Select,
     bindparam,
     func,
@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from taskman_server.kit.cel import CelUnplannable, Program
-from taskman_server.kit.db import Database, Row
+from taskman_server.kit.db import Executor, Row
 from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
 from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
 from taskman_server.services.tasks.store.search import SearchIndex
@@ -87,36 +87,37 @@ class Found:
 
 
 class Lists:
-    """Pages of projects and tasks.
+    """Pages of projects and tasks, read from the database or replica that is given.
 
     Every method raises CelUnplannable for the filter, PolicyUnplannable for the policy, and BadPageToken for a place
     that is not one of its own.
     """
 
-    def __init__(self, db: Database, index: SearchIndex) -> None:
-        self._db = db
+    def __init__(self, index: SearchIndex) -> None:
         self._index = index
 
-    async def projects(self, query: Query, size: int, after: Sequence[Value] | None) -> Found:
+    async def projects(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Projects in the order of their keys."""
         where = _conditions(query, PROJECTS, PROJECT_POLICY, PROJECT_FILTER)
-        return await self._page(PROJECT_SELECT.where(*where), _BY_KEY, size, after)
+        return await _page(source, PROJECT_SELECT.where(*where), _BY_KEY, size, after)
 
-    async def tasks(self, query: Query, size: int, after: Sequence[Value] | None) -> Found:
+    async def tasks(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Tasks in the order asked for; those without a `due_time` come last in both directions."""
         statement = TASK_SELECT.where(*_task_conditions(query))
         if query.order in ("priority", "title"):
             statement = statement.add_columns(ORDERS[query.order])
-        return await self._page(statement, _KEYSETS[query.order, query.descending], size, after)
+        return await _page(source, statement, _KEYSETS[query.order, query.descending], size, after)
 
-    async def count(self, query: Query) -> int:
+    async def count(self, source: Executor, query: Query) -> int:
         """How many tasks the same WHERE finds."""
-        row = await self._db.fetch_one(
+        row = await source.fetch_one(
             select(func.count().label("found")).select_from(TASKS).where(*_task_conditions(query))
         )
         return int(row.found) if row is not None else 0
 
-    async def search(self, asked: Sequence[str], query: Query, size: int, after: Sequence[Value] | None) -> Found:
+    async def search(
+        self, source: Executor, asked: Sequence[str], query: Query, size: int, after: Sequence[Value] | None
+    ) -> Found:
         """Tasks in which all phrases occur, best first.
 
         A score depends on all texts in the index, so it moves with every write. A page therefore goes on after the
@@ -130,28 +131,32 @@ class Lists:
             .where(found.condition, *_task_conditions(query))
         )
         if after is None:
-            newest = await self._newest()
+            newest = await _newest(source)
         else:
             then, last, newest = _place(after)
             now = func.coalesce(self._index.score_of(asked, last), literal(then, Double()))
             statement = statement.where(
-                TASKS.c.seq <= bindparam(None, newest, Integer),
-                or_(found.score > now, (found.score == now) & (TASKS.c.seq > bindparam(None, last, Integer))),
+                TASKS.c.seq <= bindparam(None, newest, BigInteger),
+                or_(found.score > now, (found.score == now) & (TASKS.c.seq > bindparam(None, last, BigInteger))),
             )
-        rows = await self._db.fetch_all(statement.order_by(score, TASKS.c.seq).limit(bindparam(None, size + 1)))
+        rows = await source.fetch_all(statement.order_by(score, TASKS.c.seq).limit(bindparam(None, size + 1)))
         shown, more = page(rows, size)
         return Found(shown, [shown[-1].score, shown[-1].seq, newest] if more else None)
 
-    async def _newest(self) -> int:
-        row = await self._db.fetch_one(select(func.max(TASKS.c.seq).label("seq")))
-        return int(row.seq or 0) if row is not None else 0
 
-    async def _page(self, statement: Select[Any], keyset: Keyset, size: int, after: Sequence[Value] | None) -> Found:
-        if after is not None:
-            statement = statement.where(keyset.after(after))
-        rows = await self._db.fetch_all(statement.order_by(*keyset.order_by()).limit(bindparam(None, size + 1)))
-        shown, more = page(rows, size)
-        return Found(shown, keyset.values(shown[-1]) if more else None)
+async def _newest(source: Executor) -> int:
+    row = await source.fetch_one(select(func.max(TASKS.c.seq).label("seq")))
+    return int(row.seq or 0) if row is not None else 0
+
+
+async def _page(
+    source: Executor, statement: Select[Any], keyset: Keyset, size: int, after: Sequence[Value] | None
+) -> Found:
+    if after is not None:
+        statement = statement.where(keyset.after(after))
+    rows = await source.fetch_all(statement.order_by(*keyset.order_by()).limit(bindparam(None, size + 1)))
+    shown, more = page(rows, size)
+    return Found(shown, keyset.values(shown[-1]) if more else None)
 
 
 def _task_conditions(query: Query) -> list[ColumnElement[bool]]:

@@ -16,9 +16,11 @@ __all__ = ["PROJECT_FILTER", "PROJECT_POLICY", "PROJECT_SELECT", "ProjectStore"]
 
 _MUTABLE: Final = ("display_name", "description", "visibility", "members", "version", "update_time")
 PROJECT_SELECT: Final = select(PROJECTS)
-_BY_ID: Final = Statement(
-    PROJECT_SELECT.where(PROJECTS.c.id == bindparam("id"), PROJECTS.c.organization == bindparam("organization"))
+_WITH_ID: Final = PROJECT_SELECT.where(
+    PROJECTS.c.id == bindparam("id"), PROJECTS.c.organization == bindparam("organization")
 )
+_BY_ID: Final = Statement(_WITH_ID)
+_LOCKED: Final = Statement(_WITH_ID.with_for_update())
 _BY_KEY: Final = Statement(
     PROJECT_SELECT.where(PROJECTS.c.organization == bindparam("organization"), PROJECTS.c.key == bindparam("key"))
 )
@@ -81,7 +83,7 @@ class ProjectStore:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        db.prepare(_BY_ID, _BY_KEY, _INSERT, _UPDATE, _ALLOT, _RESERVE, _MEMBER_INSERT, _MEMBER_DELETE)
+        db.prepare(_BY_ID, _BY_KEY, _LOCKED, _INSERT, _UPDATE, _ALLOT, _RESERVE, _MEMBER_INSERT, _MEMBER_DELETE)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
         """A project by id, or by key in any case."""
@@ -89,6 +91,10 @@ class ProjectStore:
         if is_id(name, "project"):
             return await source.fetch_one(_BY_ID, organization=organization, id=name)
         return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
+
+    async def get_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
+        """A project by id, where nobody else changes it or takes numbers from it before the transaction ends."""
+        return await tx.fetch_one(_LOCKED, organization=organization, id=identifier)
 
     async def insert(self, tx: Transaction, values: Mapping[str, Any]) -> Row:
         """A new project with its members.

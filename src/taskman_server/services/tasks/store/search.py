@@ -2,7 +2,7 @@
 
 Texts are folded and cut into words here and not by the database, so that every database finds the same: case and
 diacritics do not count, a word is a run of letters and digits. `SearchIndex` is what a database has to offer; SQLite
-does it with FTS5.
+does it with FTS5, PostgreSQL with `tsvector`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class Fts5:
 
     def score_of(self, asked: Sequence[str], seq: int) -> ColumnElement[float]:
         """See `SearchIndex.score_of`."""
-        one = select(_score()).select_from(_FTS).where(_matches(asked), _FTS.c.rowid == bindparam(None, seq))
+        this = _FTS.c.rowid == bindparam(None, seq, BigInteger)
+        one = select(_score()).select_from(_FTS).where(_matches(asked), this)
         return one.correlate(None).scalar_subquery()
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from taskman_server.kit.db import BigSerial, JsonText, UtcTimestamp
+from taskman_server.kit.db.schema import OrderedJson
 from taskman_server.kit.outbox import add_event_tables
 
 __all__ = ["MEMBERS", "METADATA", "PROJECTS", "TASKS", "TASK_ASSIGNEES", "TASK_LABELS"]
@@ -47,8 +48,8 @@ PROJECTS = Table(
     Column("key", String(10), nullable=False),
     _text("display_name"),
     Column("visibility", String(20), nullable=False),
-    Column("members", JsonText, nullable=False),
-    Column("workflow", JsonText, nullable=False),
+    Column("members", OrderedJson, nullable=False),
+    Column("workflow", OrderedJson, nullable=False),
     # the number of the last task key that was given out
     Column("last_number", BigInteger, nullable=False),
     Column("version", Integer, nullable=False),

@@ -29,10 +29,12 @@ _TURN: Final = 50  # tasks written between two turns of the event loop
 TASK_SELECT: Final = select(*_COLUMNS)
 # with what the decision needs of the project: one statement, two rows by primary key
 _GET: Final = select(*_COLUMNS, PROJECTS.c.visibility, PROJECTS.c.members).join(PROJECTS)
-_BY_ID: Final = Statement(_GET.where(TASKS.c.id == bindparam("id"), TASKS.c.organization == bindparam("organization")))
+_WITH_ID: Final = _GET.where(TASKS.c.id == bindparam("id"), TASKS.c.organization == bindparam("organization"))
+_BY_ID: Final = Statement(_WITH_ID)
 _BY_KEY: Final = Statement(
     _GET.where(TASKS.c.organization == bindparam("organization"), TASKS.c.key == bindparam("key"))
 )
+_LOCKED: Final = Statement(_WITH_ID.with_for_update(of=TASKS))
 _EXTERNAL: Final = Statement(
     select(TASKS.c.external_id, TASKS.c.id, TASKS.c.key).where(
         TASKS.c.project == bindparam("project"),
@@ -131,7 +133,7 @@ class TaskStore:
     def __init__(self, db: Database, index: SearchIndex) -> None:
         self._db = db
         self.index = index
-        db.prepare(_BY_ID, _BY_KEY, _EXTERNAL, _INSERT, _UPDATE)
+        db.prepare(_BY_ID, _BY_KEY, _LOCKED, _EXTERNAL, _INSERT, _UPDATE)
         db.prepare(_LABEL_INSERT, _LABEL_DELETE, _ASSIGNEE_INSERT, _ASSIGNEE_DELETE)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
@@ -140,6 +142,10 @@ class TaskStore:
         if is_id(name, "task"):
             return await source.fetch_one(_BY_ID, organization=organization, id=name)
         return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
+
+    async def get_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
+        """The same by id, where nobody else changes the task before the transaction ends."""
+        return await tx.fetch_one(_LOCKED, organization=organization, id=identifier)
 
     async def external(
         self, project: Row, external_ids: Iterable[str], source: Executor | None = None

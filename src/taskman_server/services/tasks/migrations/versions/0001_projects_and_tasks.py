@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from taskman_server.kit.db import BigSerial, JsonText, UtcTimestamp
+from taskman_server.kit.db.schema import OrderedJson, compare_by_code_point
 from taskman_server.kit.outbox import create_event_tables, drop_event_tables
 
 revision = "0001"
@@ -23,8 +25,8 @@ def upgrade() -> None:
         sa.Column("key", sa.String(10), nullable=False),
         sa.Column("display_name", sa.Text, nullable=False),
         sa.Column("visibility", sa.String(20), nullable=False),
-        sa.Column("members", JsonText, nullable=False),
-        sa.Column("workflow", JsonText, nullable=False),
+        sa.Column("members", OrderedJson, nullable=False),
+        sa.Column("workflow", OrderedJson, nullable=False),
         sa.Column("last_number", sa.BigInteger, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("create_time", UtcTimestamp, nullable=False),
@@ -99,10 +101,9 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("task_assignees_user", "task_assignees", ["organization", "user", "task"])
-    op.execute(
-        "CREATE VIRTUAL TABLE task_search USING fts5(title, description, labels, key, tokenize='ascii', prefix='2 3')"
-    )
+    _create_search(op.get_bind().dialect.name)
     create_event_tables(op)
+    compare_by_code_point(op)
 
 
 def downgrade() -> None:
@@ -111,3 +112,18 @@ def downgrade() -> None:
     op.execute("DROP TABLE task_search")
     for name in ("task_assignees", "task_labels", "tasks", "project_members", "projects"):
         op.drop_table(name)
+
+
+def _create_search(dialect: str) -> None:
+    if dialect == "sqlite":
+        op.execute(
+            "CREATE VIRTUAL TABLE task_search USING"
+            " fts5(title, description, labels, key, tokenize='ascii', prefix='2 3')"
+        )
+        return
+    op.create_table(
+        "task_search",
+        sa.Column("seq", sa.BigInteger, sa.ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True),
+        sa.Column("document", TSVECTOR, nullable=False),
+    )
+    op.create_index("task_search_document", "task_search", ["document"], postgresql_using="gin")
