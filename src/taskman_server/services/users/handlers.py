@@ -175,7 +175,7 @@ class UserHandlers:
         organization = call.principal.organization or self._landing()
         row = await self._insert(tx, call, organization, email, values, registration)
         if row is None:  # somebody was faster
-            answer = await self._provisioned(email, registration)
+            answer = await self._provisioned(email, registration, tx)
             assert answer is not None
             return answer
         user = user_of(row)
@@ -184,12 +184,14 @@ class UserHandlers:
         await call.emit(tx, "user.created", event, subject=user.id, organization=organization, actor=user.id)
         return ProvisionUserResponse(user=user, created=True, organization=organization)
 
-    async def _provisioned(self, email: str, registration: str | None) -> ProvisionUserResponse | None:
+    async def _provisioned(
+        self, email: str, registration: str | None, tx: Transaction | None = None
+    ) -> ProvisionUserResponse | None:
         if registration is not None:
-            row = await self._store.by_registration(registration)
+            row = await self._store.by_registration(registration, tx)
             if row is not None and row.email == email:
                 return ProvisionUserResponse(user=user_of(row), created=True, organization=row.organization)
-        row = await self._store.by_email(email)
+        row = await self._store.by_email(email, tx)
         if row is None:
             return None
         return ProvisionUserResponse(user=user_of(row), created=False, organization=row.organization)

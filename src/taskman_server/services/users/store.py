@@ -110,13 +110,13 @@ class UserStore:
         """One user, locked until the end of the transaction."""
         return await tx.fetch_one(_GET_LOCKED, organization=organization, id=user)
 
-    async def by_email(self, email: str) -> Row | None:
+    async def by_email(self, email: str, tx: Transaction | None = None) -> Row | None:
         """The user of an address in its normal form, in whatever organization."""
-        return await self.db.fetch_one(_BY_EMAIL, email=email)
+        return await (tx or self.db).fetch_one(_BY_EMAIL, email=email)
 
-    async def by_registration(self, registration: str) -> Row | None:
+    async def by_registration(self, registration: str, tx: Transaction | None = None) -> Row | None:
         """The user that a sign-up made."""
-        return await self.db.fetch_one(_BY_REGISTRATION, registration=registration)
+        return await (tx or self.db).fetch_one(_BY_REGISTRATION, registration=registration)
 
     async def insert(
         self,

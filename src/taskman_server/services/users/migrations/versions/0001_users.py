@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from taskman_server.kit.db import UtcTimestamp
+from taskman_server.kit.db.schema import compare_by_code_point
 from taskman_server.kit.outbox import create_event_tables, drop_event_tables
 
 revision = "0001"
@@ -36,6 +37,7 @@ def upgrade() -> None:
     op.create_index("users_display_name", "users", ["organization", "display_name", "id"])
     op.create_index("users_organization_email", "users", ["organization", "email", "id"])
     create_event_tables(op)
+    compare_by_code_point(op)
 
 
 def downgrade() -> None:
