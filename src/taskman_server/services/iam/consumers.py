@@ -37,6 +37,7 @@ class IamConsumers:
             raise RejectEvent(f"not a UserEvent: {error}") from None
         if data.user is None or not data.user.id or not event.organization:
             raise RejectEvent("the event names no user or no organization")
+        await self._store.lock(tx, event.organization)
         role = data.default_role or defaults.DEFAULT_ROLE
         if defaults.system_role(role) is None:
             known = {row.name for row in await self._store.all(ROLES, event.organization, tx)}

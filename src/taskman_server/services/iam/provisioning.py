@@ -31,7 +31,7 @@ async def provision(
     Args:
         store: where.
         context: on whose behalf.
-        tx: the transaction of the effect.
+        tx: the transaction of the effect, which has locked the organization (`IamStore.lock`).
         organization: the tenant.
         principal: who is new.
         role: the name of a role that exists.

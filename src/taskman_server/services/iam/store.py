@@ -93,11 +93,6 @@ SUSPENSIONS: Final = sa.Table(
 
 add_event_tables(METADATA)
 
-_LOCK = Statement(
-    sa.update(ORGANIZATIONS)
-    .where(ORGANIZATIONS.c.organization == bindparam("of"))
-    .values(version=ORGANIZATIONS.c.version)
-)
 _COUNT_UP = Statement(
     sa.update(ORGANIZATIONS)
     .where(ORGANIZATIONS.c.organization == bindparam("of"))
@@ -231,8 +226,12 @@ class IamStore:
         return int(row.version)
 
     async def lock(self, tx: Transaction, organization: str) -> None:
-        """From here on to the end of the transaction nobody else changes who administers the organization."""
-        await tx.execute(_LOCK, of=organization)
+        """From here on to the end of the transaction nobody else changes anything of the organization.
+
+        Before all else in every change: what is decided on rows that are only read (who administers, which roles
+        there are) is still so at the commit.
+        """
+        await tx.take_turn(f"iam {organization}")
 
     async def suspended(self, organization: str, tx: Transaction) -> frozenset[str]:
         """Who is shut out, or about to be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from taskman_sdk.errors import AbortedError, AlreadyExistsError
+from taskman_sdk.errors import AlreadyExistsError
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import (
     Assignment,
     AssignmentEvent,
@@ -71,6 +71,7 @@ class AssignmentHandlers(Base):
         await self._check_may_give(call, given, f"The role {role.name!r}")
         await self._check_user(call, wanted.principal)
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         rules.check_roles_exist([role.name], await self._role_names(organization, tx), "assignment.role")
         await self._clear_expired(tx, call, wanted)
         key = new_id("assignment")
@@ -125,14 +126,9 @@ class AssignmentHandlers(Base):
         organization = request.organization
         role = await self._role_by_name(organization, request.role or defaults.DEFAULT_ROLE)
         tx = await call.begin()
-        try:
-            made = await provision(self.store, call, tx, organization, request.principal, role.name)
-        except UniqueViolation:
-            raise AbortedError(
-                f"{request.principal!r} is being given its first role by somebody else. Ask again.",
-                reason="PROVISIONING_IN_FLIGHT",
-                retry_after=0.1,
-            ) from None
+        await self.store.lock(tx, organization)
+        rules.check_roles_exist([role.name], await self._role_names(organization, tx), "role")
+        made = await provision(self.store, call, tx, organization, request.principal, role.name)
         return ProvisionPrincipalResponse(assignment=made)
 
     async def suspend_principal(self, request: SuspendPrincipalRequest, call: Call) -> SuspendPrincipalResponse:
@@ -151,10 +147,12 @@ class AssignmentHandlers(Base):
 
     async def resume_principal(self, request: ResumePrincipalRequest, call: Call) -> ResumePrincipalResponse:
         """See the contract. Until the Users service has committed, its answer keeps them from counting."""
+        organization = call.principal.organization
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         held = await self._admin_assignment(tx, call, request.principal)
         rules.check_may_shut_out(held is not None, await self._by_admin(tx, call), request.principal, "activates")
-        await self.store.resume(tx, call.principal.organization, request.principal, request.revision)
+        await self.store.resume(tx, organization, request.principal, request.revision)
         return ResumePrincipalResponse()
 
     async def get_snapshot(self, request: GetSnapshotRequest, call: Call) -> Snapshot:

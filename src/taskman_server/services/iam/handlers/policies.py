@@ -66,6 +66,7 @@ class PolicyHandlers(Base):
         await self._check_author(call, None, policy)
         organization = call.principal.organization
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         await self._check_fits(tx, organization, policy)
         now = call.now
         try:
@@ -107,6 +108,7 @@ class PolicyHandlers(Base):
             await self._check_author(call, seen, planned)
         organization = call.principal.organization
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         row = await self.store.get(POLICIES, organization, wanted.id, tx)
         if row is None:
             raise not_found("policy", wanted.id)
@@ -141,6 +143,7 @@ class PolicyHandlers(Base):
         await self._check_may_give(call, rules.given_by_policy(seen, None), f"Deleting the policy {seen.name!r}")
         organization = call.principal.organization
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         row = await self.store.get(POLICIES, organization, request.policy, tx)
         if row is None:
             raise not_found("policy", request.policy)

@@ -76,6 +76,7 @@ class RoleHandlers(Base):
         given = rules.given_by_role(role, await self._policies(organization))
         await self._check_may_give(call, given, f"The role {role.name!r}")
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         now = call.now
         try:
             await self.store.add(
@@ -111,6 +112,7 @@ class RoleHandlers(Base):
             _check(_merged(await self._role(wanted.id, call), wanted, paths))
             await self._check_may_give(call, permissions.expand(wanted.permissions), "The changed role")
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         row = await self.store.get(ROLES, organization, wanted.id, tx)
         if row is None:
             raise not_found("role", wanted.id)
@@ -143,6 +145,7 @@ class RoleHandlers(Base):
         await self._own_role(request.role, call, "delete")
         organization = call.principal.organization
         tx = await call.begin()
+        await self.store.lock(tx, organization)
         row = await self.store.get(ROLES, organization, request.role, tx)
         if row is None:
             raise not_found("role", request.role)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from taskman_server.kit.db.schema import compare_by_code_point
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -19,6 +21,7 @@ def upgrade() -> None:
         sa.Column("principal", sa.Text, primary_key=True),
         sa.Column("revision", sa.BigInteger, nullable=False),
     )
+    compare_by_code_point(op)
 
 
 def downgrade() -> None:
