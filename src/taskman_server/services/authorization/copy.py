@@ -92,7 +92,7 @@ class Copy:
                 self._log_failure(organization, error)
             state = await self._store.state(organization) or state
             roles = await self._roles(organization, principal)
-        book = await self._book(organization, state)
+        state, book = await self._book(organization, state)
         known = tuple(name for name in roles if name in book.roles)
         return Standing(known, book, state.latest, (organization, state.generation))
 
@@ -123,6 +123,7 @@ class Copy:
             version: the organization's version after the change.
             gone: it was deleted.
         """
+        await self._store.lock(tx, organization)
         before = await self._store.state(organization, tx)
         state = before or State()
         if version <= state.version or version in state.ahead:
@@ -173,6 +174,7 @@ class Copy:
         """Puts a snapshot in place; False when the copy has overtaken it meanwhile."""
         known = at.version if at is not None else 0
         async with self._runtime.db.transaction() as tx:
+            await self._store.lock(tx, organization)
             before = await self._store.state(organization, tx)
             state = before or State()
             if snapshot.version < known:
@@ -218,15 +220,18 @@ class Copy:
         held = await self._store.held(organization, principal)
         return sorted({role for role, expires in held if expires is None or expires > now})
 
-    async def _book(self, organization: str, state: State) -> Rulebook:
-        key = (organization, state.generation)
-        book = self._books.get(key)
-        if book is None:
-            book = await self._store.rulebook(organization)
-            if len(self._books) >= BOOKS:
-                self._books.clear()
-            self._books[key] = book
-        return book
+    async def _book(self, organization: str, state: State) -> tuple[State, Rulebook]:
+        """The rules in this state of the copy, or in a later one; with the state that they are of."""
+        while (book := self._books.get((organization, state.generation))) is None:
+            read = await self._store.rulebook(organization)
+            now = await self._store.state(organization)
+            assert now is not None, "a copy is never dropped"
+            if now.generation == state.generation:
+                if len(self._books) >= BOOKS:
+                    self._books.clear()
+                self._books[organization, state.generation] = read
+            state = now  # another process may have changed it between two reads: what was read then is of no state
+        return state, book
 
     def _due(self, organization: str, principal: str, pause: float) -> bool:
         """Whether this may be asked of IAM again; if so, not again before `pause` seconds have passed."""

@@ -138,6 +138,10 @@ class AuthorizationStore:
         row = await (tx or self._db).fetch_one(_STATE, of=organization)
         return None if row is None else State(row.version, tuple(row.ahead), row.generation, bool(row.loaded))
 
+    async def lock(self, tx: Transaction, organization: str) -> None:
+        """From here on to the end of the transaction nobody else changes the copy of the organization."""
+        await tx.take_turn(f"copy {organization}")
+
     async def set_state(self, tx: Transaction, organization: str, before: State | None, after: State) -> None:
         """Notes how far the copy has come."""
         values = {

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from taskman_server.kit.db import JsonText, UtcTimestamp
+from taskman_server.kit.db.schema import compare_by_code_point
 from taskman_server.kit.outbox import create_event_tables, drop_event_tables
 
 revision = "0001"
@@ -48,6 +49,7 @@ def upgrade() -> None:
     )
     op.create_index("assignments_principal", "assignments", ["organization", "principal"])
     create_event_tables(op)
+    compare_by_code_point(op)
 
 
 def downgrade() -> None:
