@@ -38,6 +38,7 @@ class Housekeeper:
         now = self._runtime.clock.now()
         before = now - _KEEP
         async with self._runtime.db.transaction(durable=False, offload=True) as tx:
+            await tx.take_turn("housekeeping")
             return (
                 await self._store.prune_sessions(tx, before)
                 + await self._store.prune_requests(tx, tokens=before, failures=before, known=now - _KEEP_ADDRESSES)

@@ -32,6 +32,9 @@ RESET_LIFE: Final = timedelta(hours=1)
 # One mail a minute for an account, however often somebody asks for it.
 COOL_DOWN: Final = timedelta(seconds=60)
 SWEEP: Final = 30.0
+SHARED_SWEEP: Final = 5.0  # where other processes write too
+# A mail that a process took and did not deal with is another's after so long; handing it over takes seconds.
+LEASE: Final = timedelta(seconds=60)
 _ATTEMPTS: Final = 10
 
 
@@ -62,11 +65,11 @@ class MailWorker:
         """Works until cancelled; what was not sent by then waits in the table."""
         while True:
             self._wake.clear()
-            pause = SWEEP
+            pause = sweep = SHARED_SWEEP if self._runtime.db.shared else SWEEP
             try:
                 await self.send_due()
                 if (due := await self._store.next_mail_time()) is not None:
-                    pause = min(SWEEP, max(0.1, (due - self._runtime.clock.now()).total_seconds()))
+                    pause = min(sweep, max(0.1, (due - self._runtime.clock.now()).total_seconds()))
             except DatabaseError as error:
                 self._runtime.telemetry.log.warning("mails wait", error=str(error))
             with contextlib.suppress(TimeoutError):
@@ -74,9 +77,11 @@ class MailWorker:
 
     async def send_due(self) -> int:
         """Deals with the mails that are due; how many there were."""
-        rows = await self._store.due_mails(self._runtime.clock.now())
+        now, shared = self._runtime.clock.now(), self._runtime.db.shared
+        rows = await self._store.due_mails(now)
         for row in rows:
-            await self._send(row)
+            if not shared or await self._store.claim_mail(row, now + LEASE):
+                await self._send(row)
         return len(rows)
 
     async def _send(self, row: Row) -> None:
@@ -124,7 +129,7 @@ class MailWorker:
         )
         async with self._runtime.db.transaction() as tx:
             await self._store.delete_mail(tx, row.id)
-            await self._store.set_throttle(tx, sent, 1, now)
+            await self._store.begin_pause(tx, sent, now, now)
             data = AuthenticationEvent(user=credential.user_id, ip_address=row.ip_address, user_agent=row.user_agent)
             await context.emit(tx, "auth.password.reset_requested", data, subject=credential.user_id)
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 __all__ = [
-    "ACCOUNT_LIMIT", "ADDRESS_LIMIT", "CLOCK_LEEWAY", "GRACE", "MAX_PASSWORD", "MIN_PASSWORD", "PAIR_LIMIT", "Limit",
-    "PasswordProblem", "RefreshDecision", "SessionState", "address_prefix", "decide_refresh", "password_problem",
-    "pause", "remembered", "wait",
+    "ACCOUNT_LIMIT", "ADDRESS_LIMIT", "CLOCK_LEEWAY", "FORGET", "GRACE", "MAX_PASSWORD", "MIN_PASSWORD", "PAIR_LIMIT",
+    "Limit", "PasswordProblem", "RefreshDecision", "SessionState", "address_prefix", "decide_refresh",
+    "password_problem", "pause", "remembered", "wait",
 ]  # fmt: skip
 
 MIN_PASSWORD: Final = 8
@@ -110,12 +110,13 @@ ADDRESS_LIMIT: Final = Limit(free=100, longest=900, burst=1000)
 ACCOUNT_LIMIT: Final = Limit(free=50, longest=60, burst=1000)
 """For an account from all addresses that it was never signed in from: somebody guesses from many addresses."""
 
-_FORGET: Final = timedelta(hours=1)
+FORGET: Final = timedelta(hours=1)
+"""Failures count no more when there was none for so long."""
 
 
 def remembered(failures: int, last_time: datetime, now: datetime) -> int:
     """The failures that still count: none after an hour without one."""
-    return failures if now - last_time < _FORGET else 0
+    return failures if now - last_time < FORGET else 0
 
 
 def pause(limit: Limit, failures: int) -> int:

@@ -90,11 +90,9 @@ class Throttle:
 
     async def failed(self, tx: Transaction, attempt: Attempt, now: datetime) -> None:
         """Counts a failure."""
-        rows = await self._store.throttles_in(tx, [key for key, _ in attempt.counters])
+        # Always in the same order of kinds, so that no two transactions wait for each other.
         for key, _ in attempt.counters:
-            row = rows.get(key)
-            failures = 0 if row is None else rules.remembered(row.failures, row.last_time, now)
-            await self._store.set_throttle(tx, key, failures + 1, now)
+            await self._store.count_failure(tx, key, now, now - rules.FORGET)
 
     async def succeeded(self, tx: Transaction, attempt: Attempt) -> None:
         """Forgets the failures of the account from this address; not those of the address: an attacker who signs in

@@ -36,6 +36,7 @@ TOKEN_TYPE: Final = "at+jwt"
 HEADERS: Final = frozenset({"alg", "kid", "typ"})
 CACHED: Final = 20_000
 RELOAD: Final = timedelta(seconds=1)
+_TURN: Final = "signing keys"  # of two processes that make one at once the second sees the first's
 # Other processes may sign with a key for so long after it was replaced: they look for a new one that often.
 OVERLAP: Final = timedelta(seconds=60)
 # RFC 9864 calls this curve `Ed25519` instead; libraries of our clients know the name of RFC 8037, and so do we.
@@ -131,6 +132,7 @@ class KeyRing:
         now = self._runtime.clock.now()
         if not await self._store.signing_keys(now):
             async with self._runtime.db.transaction() as tx:
+                await tx.take_turn(_TURN)
                 if not await self._store.signing_keys_in(tx, now):
                     await self._store.add_signing_key(tx, *_new_key(), now, retire_others=now)
         await self._load(now)
@@ -141,15 +143,21 @@ class KeyRing:
         life = timedelta(seconds=self._runtime.settings.access_token_seconds + CLOCK_LEEWAY)
         kid, private_key = _new_key()
         async with self._runtime.db.transaction() as tx:
+            await tx.take_turn(_TURN)
             await self._store.add_signing_key(tx, kid, private_key, now, retire_others=now + life + OVERLAP)
         await self._load(now)
         return kid
 
-    async def sign(self, user: str, organization: str, session: str) -> str:
-        """An access token for a session, good for the time that the settings say."""
+    async def ready(self) -> None:
+        """Looks for a new signing key now and then. Before `sign`, and not inside a transaction: it reads by itself,
+        and whoever waits for a second connection while holding one may wait for themselves."""
         now = self._runtime.clock.now()
         if now - self._loaded > OVERLAP / 2:
             await self._load(now)
+
+    def sign(self, user: str, organization: str, session: str) -> str:
+        """An access token for a session, good for the time that the settings say."""
+        now = self._runtime.clock.now()
         signing = next(iter(self._keys.values()))
         issued = int(now.timestamp())
         claims = {

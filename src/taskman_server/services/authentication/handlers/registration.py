@@ -99,9 +99,7 @@ class RegistrationHandlers:
         """Puts it on record; the Notification service tells the owner."""
         store, key = self._parts.store, f"repeated:{user}"
         async with self._parts.runtime.db.transaction() as tx:
-            last = (await store.throttles_in(tx, [key])).get(key)
-            if last is not None and call.now - last.last_time < COOL_DOWN:
+            if not await store.begin_pause(tx, key, call.now, call.now - COOL_DOWN):
                 return
-            await store.set_throttle(tx, key, 1, call.now)
             data = payload(call, user)
             await call.emit(tx, "auth.registration.repeated", data, subject=user, organization=organization)

@@ -86,6 +86,7 @@ class SessionHandlers:
                 await self._fail(call, attempt, credential)
         assert credential is not None
         new_hash = await parts.passwords.hash(request.password) if verdict.outdated else ""
+        await parts.keys.ready()
         tx = await call.begin()
         current = await parts.store.credential_for_update(tx, credential.organization, credential.user_id)
         # Shut out, or the password changed, while we were verifying.
@@ -105,6 +106,7 @@ class SessionHandlers:
         """Rotates; a token that was used up before ends the session (AUTHN-2). One transaction decides, so that of
         two calls at once the second sees what the first did."""
         parts, store = self._parts, self._parts.store
+        await parts.keys.ready()
         failure: TaskManError
         async with parts.runtime.db.transaction() as tx:
             row = await store.refresh_token(tx, digest(request.refresh_token))
@@ -202,7 +204,7 @@ class SessionHandlers:
             expires=call.now + timedelta(seconds=settings.refresh_token_seconds),
         )
         return TokenResponse(
-            access_token=await self._parts.keys.sign(user, organization, session),
+            access_token=self._parts.keys.sign(user, organization, session),
             refresh_token=token,
             token_type="Bearer",
             expires_in=settings.access_token_seconds,

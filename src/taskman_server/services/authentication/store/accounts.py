@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's compiler takes it too
 
 from taskman_server.kit.db import Database, Row, Statement, Transaction, UniqueViolation
 from taskman_server.services.authentication.store.tables import (
@@ -48,7 +49,13 @@ _SET_IDENTITY = Statement(
     .values(email=bindparam("email"), state=bindparam("state"), update_time=bindparam("update_time"))
 )
 _REGISTRATION = Statement(select(REGISTRATIONS).where(REGISTRATIONS.c.id == bindparam("id")))
-_INSERT_REGISTRATION = Statement(insert(REGISTRATIONS))
+_NEW_REGISTRATION = upsert(REGISTRATIONS)
+_PUT_REGISTRATION = Statement(
+    _NEW_REGISTRATION.on_conflict_do_update(
+        index_elements=[REGISTRATIONS.c.id],
+        set_={name: _NEW_REGISTRATION.excluded[name] for name in ("email", "password_hash", "create_time")},
+    )
+)
 _DELETE_REGISTRATION = Statement(delete(REGISTRATIONS).where(REGISTRATIONS.c.id == bindparam("id")))
 _PRUNE_REGISTRATIONS = Statement(delete(REGISTRATIONS).where(REGISTRATIONS.c.create_time < bindparam("before")))
 _KEYS = Statement(
@@ -135,11 +142,9 @@ class AccountStore:
 
     async def add_registration(self, registration: str, email: str, password_hash: str, now: datetime) -> None:
         """Puts a registration down, before the Users service is asked; an earlier one of the id is replaced."""
-        async with self.db.transaction() as tx:
-            await tx.execute(_DELETE_REGISTRATION, id=registration)
-            await tx.execute(
-                _INSERT_REGISTRATION, id=registration, email=email, password_hash=password_hash, create_time=now
-            )
+        await self.db.execute(
+            _PUT_REGISTRATION, id=registration, email=email, password_hash=password_hash, create_time=now
+        )
 
     async def delete_registration(self, tx: Transaction, registration: str) -> None:
         """The registration is dealt with."""

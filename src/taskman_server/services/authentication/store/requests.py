@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's compiler takes it too
 
 from taskman_server.kit.db import Database, Row, Statement, Transaction, UniqueViolation
 from taskman_server.services.authentication.store.tables import (
@@ -34,6 +35,11 @@ _DUE_MAILS = Statement(
     select(MAIL_REQUESTS).where(_M.due_time <= bindparam("now")).order_by(_M.due_time, _M.id).limit(50)
 )
 _NEXT_MAIL = Statement(select(func.min(_M.due_time, type_=_M.due_time.type).label("due_time")))
+_CLAIM_MAIL = Statement(
+    update(MAIL_REQUESTS)
+    .where(_M.id == bindparam("mail"), _M.due_time == bindparam("due"))
+    .values(due_time=bindparam("until"))
+)
 _DELETE_MAIL = Statement(delete(MAIL_REQUESTS).where(_M.id == bindparam("mail")))
 _DELAY_MAIL = Statement(
     update(MAIL_REQUESTS)
@@ -41,11 +47,24 @@ _DELAY_MAIL = Statement(
     .values(attempts=bindparam("made"), due_time=bindparam("due"))
 )
 _THROTTLES = Statement(select(THROTTLES).where(_H.key.in_(bindparam("keys", expanding=True))))
-_INSERT_THROTTLE = Statement(insert(THROTTLES))
-_SET_THROTTLE = Statement(
-    update(THROTTLES)
-    .where(_H.key == bindparam("name"))
-    .values(failures=bindparam("count"), last_time=bindparam("now"), reported=False)
+_FIRST_FAILURE = upsert(THROTTLES).values(key=bindparam("key"), failures=1, last_time=bindparam("now"), reported=False)
+# One statement each, so that of many processes none overwrites what another counted.
+_COUNT_FAILURE = Statement(
+    _FIRST_FAILURE.on_conflict_do_update(
+        index_elements=[_H.key],
+        set_={
+            "failures": case((_H.last_time > bindparam("since", type_=_H.last_time.type), _H.failures + 1), else_=1),
+            "last_time": _FIRST_FAILURE.excluded.last_time,
+            "reported": False,
+        },
+    )
+)
+_BEGIN_PAUSE = Statement(
+    _FIRST_FAILURE.on_conflict_do_update(
+        index_elements=[_H.key],
+        set_={"failures": 1, "last_time": _FIRST_FAILURE.excluded.last_time, "reported": False},
+        where=_H.last_time <= bindparam("before", type_=_H.last_time.type),
+    )
 )
 _REPORT_THROTTLE = Statement(
     update(THROTTLES).where(_H.key == bindparam("name"), _H.reported.is_(False)).values(reported=True)
@@ -53,11 +72,11 @@ _REPORT_THROTTLE = Statement(
 _DELETE_THROTTLE = Statement(delete(THROTTLES).where(_H.key == bindparam("name")))
 _PRUNE_THROTTLES = Statement(delete(THROTTLES).where(_H.last_time < bindparam("before")))
 _KNOWN = Statement(select(_K.last_time).where(_K.user_id == bindparam("user"), _K.prefix == bindparam("address")))
-_INSERT_KNOWN = Statement(insert(KNOWN_ADDRESSES))
-_TOUCH_KNOWN = Statement(
-    update(KNOWN_ADDRESSES)
-    .where(_K.user_id == bindparam("user"), _K.prefix == bindparam("address"))
-    .values(last_time=bindparam("now"))
+_NEW_KNOWN = upsert(KNOWN_ADDRESSES)
+_ADD_KNOWN = Statement(
+    _NEW_KNOWN.on_conflict_do_update(
+        index_elements=[_K.user_id, _K.prefix], set_={"last_time": _NEW_KNOWN.excluded.last_time}
+    )
 )
 _PRUNE_KNOWN = Statement(delete(KNOWN_ADDRESSES).where(_K.last_time < bindparam("before")))
 
@@ -91,6 +110,7 @@ class RequestStore:
         expires: datetime,
     ) -> None:
         """A new token of a purpose for a user; those before it are gone."""
+        await tx.take_turn(f"action {purpose} {user}")
         await tx.execute(_DELETE_TOKENS, user=user, purpose=purpose)
         await tx.execute(
             _INSERT_TOKEN,
@@ -143,6 +163,10 @@ class RequestStore:
         """Mails to send now, the oldest first."""
         return await self.db.fetch_all(_DUE_MAILS, now=now)
 
+    async def claim_mail(self, row: Row, until: datetime) -> bool:
+        """Keeps a due mail from the other processes until a time; False when another one has it."""
+        return await self.db.execute(_CLAIM_MAIL, mail=row.id, due=row.due_time, until=until) == 1
+
     async def next_mail_time(self) -> datetime | None:
         """When the next mail is due; None when none waits."""
         row = await self.db.fetch_one(_NEXT_MAIL)
@@ -160,14 +184,13 @@ class RequestStore:
         """The counters that exist, by key."""
         return {row.key: row for row in await self.db.fetch_all(_THROTTLES, keys=list(keys))}
 
-    async def throttles_in(self, tx: Transaction, keys: Sequence[str]) -> dict[str, Row]:
-        """The same, inside a transaction."""
-        return {row.key: row for row in await tx.fetch_all(_THROTTLES, keys=list(keys))}
+    async def count_failure(self, tx: Transaction, key: str, now: datetime, since: datetime) -> None:
+        """One failure more; the first one where the last was not after `since`."""
+        await tx.execute(_COUNT_FAILURE, key=key, now=now, since=since)
 
-    async def set_throttle(self, tx: Transaction, key: str, failures: int, now: datetime) -> None:
-        """So many failures, the last one now."""
-        if not await tx.execute(_SET_THROTTLE, name=key, count=failures, now=now):
-            await tx.execute(_INSERT_THROTTLE, key=key, failures=failures, last_time=now, reported=False)
+    async def begin_pause(self, tx: Transaction, key: str, now: datetime, before: datetime) -> bool:
+        """Notes that something was done now that is done once in a while; False when it was after `before` already."""
+        return await tx.execute(_BEGIN_PAUSE, key=key, now=now, before=before) == 1
 
     async def report_throttle(self, tx: Transaction, key: str) -> bool:
         """Notes that the pause was reported; False when it was before."""
@@ -185,8 +208,7 @@ class RequestStore:
         self, tx: Transaction, user: str, organization: str, prefix: str, now: datetime
     ) -> None:
         """The user proved to be there."""
-        if not await tx.execute(_TOUCH_KNOWN, user=user, address=prefix, now=now):
-            await tx.execute(_INSERT_KNOWN, user_id=user, prefix=prefix, organization=organization, last_time=now)
+        await tx.execute(_ADD_KNOWN, user_id=user, prefix=prefix, organization=organization, last_time=now)
 
     async def prune_requests(self, tx: Transaction, *, tokens: datetime, failures: datetime, known: datetime) -> int:
         """Forgets tokens that expired before `tokens`, and counters and addresses unused since the other times."""

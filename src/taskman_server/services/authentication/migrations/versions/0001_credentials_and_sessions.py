@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from taskman_server.kit.db import UtcTimestamp
+from taskman_server.kit.db.schema import compare_by_code_point
 from taskman_server.kit.outbox import create_event_tables, drop_event_tables
 
 revision = "0001"
@@ -118,6 +119,7 @@ def upgrade() -> None:
         sa.Column("time", UtcTimestamp, nullable=False),
     )
     create_event_tables(op)
+    compare_by_code_point(op)
 
 
 def downgrade() -> None:
