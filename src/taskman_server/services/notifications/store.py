@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
+from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's compiler takes it too
 
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
 from taskman_server.services.notifications.tables import ATTEMPTS, DELIVERIES, NOTIFICATIONS, RECIPIENTS, WEBHOOKS
@@ -25,15 +26,17 @@ def _one(table: sa.Table, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 _RECIPIENT = Statement(_one(RECIPIENTS))
-_RECIPIENT_INSERT = Statement(sa.insert(RECIPIENTS))
-_RECIPIENT_UPDATE = Statement(
-    sa.update(RECIPIENTS)
-    .where(RECIPIENTS.c.id == bindparam("key"), RECIPIENTS.c.event_time <= bindparam("event_time"))
-    .values(
-        {name: bindparam(name) for name in ("organization", "email", "display_name", "locale", "active", "event_time")}
+_NEW_RECIPIENT = upsert(RECIPIENTS)
+_RECIPIENT_KEEP = Statement(
+    _NEW_RECIPIENT.on_conflict_do_update(
+        index_elements=[RECIPIENTS.c.id],
+        set_={
+            name: _NEW_RECIPIENT.excluded[name]
+            for name in ("organization", "email", "display_name", "locale", "active", "event_time")
+        },
+        where=RECIPIENTS.c.event_time <= _NEW_RECIPIENT.excluded.event_time,
     )
 )
-_RECIPIENT_KNOWN = Statement(sa.select(RECIPIENTS.c.id).where(RECIPIENTS.c.id == _ID))
 
 _NOTIFICATION = Statement(_one(NOTIFICATIONS, NOTIFICATIONS.c.user == bindparam("user")))
 _NOTIFICATION_INSERT = Statement(sa.insert(NOTIFICATIONS))
@@ -143,7 +146,13 @@ def _due_beside() -> sa.Select[Any]:
     return (
         sa.select(DELIVERIES, WEBHOOKS.c.url.label("webhook_url"))
         .join_from(WEBHOOKS, DELIVERIES, DELIVERIES.c.id == first)
-        .where(WEBHOOKS.c.organization == _ORGANIZATION, WEBHOOKS.c.id.not_in(bindparam("busy", expanding=True)))
+        .where(
+            WEBHOOKS.c.organization == _ORGANIZATION,
+            WEBHOOKS.c.id.not_in(bindparam("busy", expanding=True)),
+            # Said again of the row itself: it is looked at once more when somebody else had it locked.
+            DELIVERIES.c.state == "pending",
+            DELIVERIES.c.next_attempt_time <= bindparam("now"),
+        )
         .order_by(DELIVERIES.c.next_attempt_time)
         .limit(1)
         .with_for_update(skip_locked=True, of=DELIVERIES)
@@ -194,24 +203,23 @@ class NotificationStore:
 
     async def keep_recipient(self, tx: Transaction, user: str, **values: Any) -> None:
         """Takes over what an event says of a user, unless something newer is known."""
-        if await tx.execute(_RECIPIENT_UPDATE, key=user, **values):
-            return
-        if await tx.fetch_one(_RECIPIENT_KNOWN, id=user) is None:
-            await tx.execute(_RECIPIENT_INSERT, id=user, **values)
+        await tx.execute(_RECIPIENT_KEEP, id=user, **values)
 
     # the inbox
 
-    async def notification(self, organization: str, user: str, identifier: str) -> Row | None:
+    async def notification(
+        self, organization: str, user: str, identifier: str, tx: Transaction | None = None
+    ) -> Row | None:
         """One entry of a user's inbox."""
-        return await self._db.fetch_one(_NOTIFICATION, organization=organization, user=user, id=identifier)
+        return await (tx or self._db).fetch_one(_NOTIFICATION, organization=organization, user=user, id=identifier)
 
     async def add_notification(self, tx: Transaction, **values: Any) -> None:
         """Puts an entry into an inbox."""
         await tx.execute(_NOTIFICATION_INSERT, read_time=None, **values)
 
-    async def mark_read(self, tx: Transaction, organization: str, identifier: str, now: datetime) -> None:
-        """Notes when an entry was first read."""
-        await tx.execute(_NOTIFICATION_READ, key=identifier, owner=organization, read_time=now)
+    async def mark_read(self, tx: Transaction, organization: str, identifier: str, now: datetime) -> bool:
+        """Notes when an entry was first read; False when that was noted before."""
+        return await tx.execute(_NOTIFICATION_READ, key=identifier, owner=organization, read_time=now) == 1
 
     # webhooks
 
@@ -237,7 +245,8 @@ class NotificationStore:
         await tx.execute(_WEBHOOK_DELETE, organization=organization, id=identifier)
 
     async def count_webhooks(self, tx: Transaction, organization: str) -> int:
-        """How many webhooks an organization has."""
+        """How many webhooks an organization has; nobody else makes one before the transaction ends."""
+        await tx.take_turn(f"webhooks {organization}")
         row = await tx.fetch_one(_WEBHOOK_COUNT, organization=organization)
         assert row is not None
         return int(row.count)
@@ -321,6 +330,8 @@ class NotificationStore:
         self, tx: Transaction, row: Row, claim: datetime, attempt: Mapping[str, Any], **values: Any
     ) -> bool:
         """Records an attempt and what becomes of its delivery; whether the delivery was still ours."""
+        # Locked first: who had it before us may be recording at this moment, and attempts are numbered.
+        await tx.fetch_one(_DELIVERY_FOR_UPDATE, organization=row.organization, id=row.id)
         count = await tx.fetch_one(_ATTEMPT_COUNT, delivery=row.id)
         assert count is not None
         await tx.execute(

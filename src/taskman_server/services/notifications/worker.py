@@ -35,6 +35,7 @@ __all__ = ["LEASE", "DeliveryWorker"]
 
 LEASE: Final = timedelta(seconds=120)  # longer than any attempt can take
 MAX_REST: Final = 30.0  # for what another process left behind
+SHARED_REST: Final = 3.0  # the same where several processes are at work
 GRACE: Final = 5.0
 
 
@@ -90,9 +91,10 @@ class DeliveryWorker:
             self._runtime.telemetry.log.warning("deliveries wait for the database", error=str(error))
             return 1.0
         # What is due and was not begun waits for a slot: each attempt that ends wakes us.
+        rest = SHARED_REST if self._runtime.db.shared else MAX_REST
         if next_due is None:
-            return MAX_REST
-        return min(max((next_due - now).total_seconds(), 0.0), MAX_REST)
+            return rest
+        return min(max((next_due - now).total_seconds(), 0.0), rest)
 
     async def _fill(self, slots: Slots, now: datetime) -> None:
         """Gives the free slots of a channel to the organizations in turns."""

@@ -44,5 +44,8 @@ class InboxHandlers:
             return notification_message(row)
         now = call.now
         tx = await call.begin()
-        await self._store.mark_read(tx, organization, row.id, now)
+        if not await self._store.mark_read(tx, organization, row.id, now):
+            row = await self._store.notification(organization, user, row.id, tx)
+            assert row is not None, "a notification is never deleted"
+            return notification_message(row)
         return notification_message(row, read_time=now)

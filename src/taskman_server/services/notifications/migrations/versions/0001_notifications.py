@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from taskman_server.kit.db import JsonText, UtcTimestamp
+from taskman_server.kit.db.schema import compare_by_code_point
 from taskman_server.kit.outbox import create_event_tables, drop_event_tables
 
 revision = "0001"
@@ -84,6 +85,7 @@ def upgrade() -> None:
         sa.Column("duration_ms", sa.Integer, nullable=False),
     )
     create_event_tables(op)
+    compare_by_code_point(op)
 
 
 def downgrade() -> None:
