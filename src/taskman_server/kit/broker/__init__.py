@@ -8,12 +8,14 @@ with one key are handed out in their order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from taskman_server.kit.broker.routing import exchanges_for
 from taskman_server.kit.events import Event
 
 __all__ = [
@@ -26,12 +28,16 @@ __all__ = [
     "Delivery",
     "Message",
     "QueueStats",
+    "TopologyMismatch",
     "UnknownQueue",
     "Unroutable",
+    "check_declaration",
     "dead_letter_queue",
 ]
 
 DELIVERY_LIMIT = 8
+
+_QUEUE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class BrokerError(Exception):
@@ -40,6 +46,10 @@ class BrokerError(Exception):
 
 class BrokerUnavailable(BrokerError):
     """The broker cannot work at present; nothing is known to be published. Try again later."""
+
+
+class TopologyMismatch(BrokerError):
+    """A queue or exchange is there, but made in another way than it is declared; the message says what differs."""
 
 
 class UnknownQueue(BrokerError):
@@ -177,3 +187,13 @@ class Broker(Protocol):
 def dead_letter_queue(queue: str) -> str:
     """The name of a queue's dead-letter queue."""
     return f"{queue}.dead"
+
+
+def check_declaration(queue: str, bindings: Sequence[str], delivery_limit: int) -> None:
+    """Raises ValueError for a queue's name, binding or limit that is none."""
+    if not _QUEUE_NAME.fullmatch(queue) or queue.endswith((".dead", ".bindings")):
+        raise ValueError(f"queue {queue!r}: expected <service>.<context>, in lower case, not .dead or .bindings")
+    if not bindings or delivery_limit < 1:
+        raise ValueError(f"queue {queue}: at least one binding and one delivery are needed")
+    for pattern in bindings:
+        exchanges_for(pattern)

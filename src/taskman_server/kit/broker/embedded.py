@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self
@@ -23,6 +22,7 @@ from taskman_server.kit.broker import (
     QueueStats,
     UnknownQueue,
     Unroutable,
+    check_declaration,
     store,
 )
 from taskman_server.kit.broker.queue import Pauses, Queue, QueueDeliveries, message_of, unavailable
@@ -33,8 +33,6 @@ from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.events import BadEnvelope, Event
 
 _log = logging.getLogger(__name__)
-
-_QUEUE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class EmbeddedBroker:
@@ -76,12 +74,7 @@ class EmbeddedBroker:
 
     async def declare(self, queue: str, bindings: Sequence[str], *, delivery_limit: int = DELIVERY_LIMIT) -> None:
         """Make a durable queue, or change its bindings. Raises ValueError for a name or binding that is none."""
-        if not _QUEUE_NAME.fullmatch(queue) or queue.endswith(".dead"):
-            raise ValueError(f"queue {queue!r}: expected <service>.<context>, in lower case, not .dead")
-        if not bindings or delivery_limit < 1:
-            raise ValueError(f"queue {queue}: at least one binding and one delivery are needed")
-        for pattern in bindings:
-            exchanges_for(pattern)
+        check_declaration(queue, bindings, delivery_limit)
         known = self._queues.get(queue)
         if known is not None and (known.bindings, known.delivery_limit) == (tuple(bindings), delivery_limit):
             return

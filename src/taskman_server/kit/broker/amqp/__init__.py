@@ -1,0 +1,1 @@
+"""The pieces of `kit.broker.rabbitmq`: connections, topology, publishing, consuming, looking at dead letters."""
