@@ -21,7 +21,9 @@ from taskman_sdk.errors import (
     UnauthenticatedError,
 )
 from taskman_server.kit.rpc import CallOptions, Channel, GrpcChannel, LocalChannel
+from taskman_server.kit.rpc.peers import PeerChannel
 from taskman_server.kit.rpc.server import GrpcServer
+from taskman_server.kit.tls import Identity, issue, make_authority
 from tests.contract.probe import ERROR, Probe, probe_service, running_probe
 
 
@@ -50,11 +52,22 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> contract.Service:
     return probe_service(tmp_path_factory.mktemp("probe"))
 
 
-@pytest_asyncio.fixture(params=["local", "grpc"], loop_scope="session")
+@pytest_asyncio.fixture(params=["local", "grpc", "peer"], loop_scope="session")
 async def line(request: pytest.FixtureRequest, service: contract.Service, tmp_path: Path) -> AsyncIterator[Line]:
     async with running_probe(service, tmp_path) as probe:
         if request.param == "local":
             yield Line(probe, LocalChannel(probe.pipeline))
+            return
+        if request.param == "peer":
+            make_authority(tmp_path)
+            for each in ("users", "gateway"):
+                issue(tmp_path, each)
+            trusted = GrpcServer(service, probe.pipeline, trusted=True, identity=Identity.of_folder(tmp_path, "users"))
+            address = f"127.0.0.1:{await trusted.start('127.0.0.1', 0)}"
+            peer = PeerChannel("users", address, Identity.of_folder(tmp_path, "gateway"))
+            yield Line(probe, peer)
+            await peer.close()
+            await trusted.stop(0)
             return
         server = GrpcServer(service, probe.pipeline)
         channel = GrpcChannel(f"127.0.0.1:{await server.start('127.0.0.1', 0)}")

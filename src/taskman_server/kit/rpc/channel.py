@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -126,18 +126,30 @@ class Channels:
 class GrpcChannel:
     """To a service over gRPC."""
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Sequence[tuple[str, str | int]] = (),
+    ) -> None:
         """Args:
         target: `host:port`.
         credentials: TLS; plain text when None.
+        options: further options of gRPC's.
         """
-        options = [("grpc.max_receive_message_length", 16 << 20)]
+        options = [("grpc.max_receive_message_length", 16 << 20), *options]
         self._channel = (
             grpc.aio.insecure_channel(target, options=options)
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options=options)
         )
         self._calls: dict[str, Any] = {}
+
+    def _metadata(self, options: CallOptions) -> tuple[tuple[str, str | bytes], ...]:
+        return tuple(options.metadata.items())
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> Exception:
+        return error_of_rpc(error)
 
     def _call(self, method: Method) -> Any:
         call = self._calls.get(method.path)
@@ -153,11 +165,11 @@ class GrpcChannel:
 
     async def unary(self, method: Method, request: codec.Message[Any], options: CallOptions) -> codec.Message[Any]:
         """See `Channel.unary`."""
-        call = self._call(method)(request, timeout=options.timeout, metadata=tuple(options.metadata.items()))
+        call = self._call(method)(request, timeout=options.timeout, metadata=self._metadata(options))
         try:
             reply: codec.Message[Any] = await call
         except grpc.aio.AioRpcError as error:
-            raise error_of_rpc(error) from None
+            raise self._failed(error) from None
         except asyncio.CancelledError:
             call.cancel()
             raise
@@ -168,13 +180,13 @@ class GrpcChannel:
         self, method: Method, request: codec.Message[Any], options: CallOptions
     ) -> AsyncIterator[codec.Message[Any]]:
         """See `Channel.stream`."""
-        call = self._call(method)(request, timeout=options.timeout, metadata=tuple(options.metadata.items()))
+        call = self._call(method)(request, timeout=options.timeout, metadata=self._metadata(options))
         try:
             async for message in call:
                 yield message
             options.trailers.update(_text(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
-            raise error_of_rpc(error) from None
+            raise self._failed(error) from None
         finally:
             call.cancel()
 
@@ -183,17 +195,18 @@ class GrpcChannel:
         await self._channel.close(None)
 
 
-def _pairs(metadata: Any) -> Iterator[tuple[str, str | bytes]]:
+def pairs(metadata: Any) -> Iterator[tuple[str, str | bytes]]:
+    """The entries of gRPC metadata, which may be None."""
     yield from metadata or ()
 
 
 def _text(metadata: Any) -> dict[str, str]:
-    return {key: value for key, value in _pairs(metadata) if isinstance(value, str)}
+    return {key: value for key, value in pairs(metadata) if isinstance(value, str)}
 
 
 def error_of_rpc(error: grpc.aio.AioRpcError) -> TaskManError:
     """Our error for what gRPC raised, with all details where a server of ours sent them."""
-    for key, value in _pairs(error.trailing_metadata()):
+    for key, value in pairs(error.trailing_metadata()):
         if key == STATUS_DETAILS:
             return wire.from_status(codec.from_binary(Status, value if isinstance(value, bytes) else value.encode()))
     number = error.code().value[0]

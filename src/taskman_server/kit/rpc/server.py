@@ -1,11 +1,15 @@
-"""gRPC in front of a pipeline: generic handlers made from the contract, health and reflection beside them."""
+"""gRPC in front of pipelines: generic handlers made from the contract, health and reflection beside them.
+
+One class for three kinds of port: a service for clients (embedded shape), a service for its peers (`trusted`, with
+certificates on both sides or behind a mesh), and all services for clients at the gateway (with a `Forwarder`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -20,53 +24,80 @@ from taskman_sdk import codec, contract, wire
 from taskman_sdk.errors import InvalidArgumentError, TaskManError, UnauthenticatedError
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.limits import Limiter
+from taskman_server.kit.rpc import claims
 from taskman_server.kit.rpc.channel import STATUS_DETAILS, CallOptions, Origin
-from taskman_server.kit.rpc.pipeline import Pipeline
 
-__all__ = ["GrpcServer"]
+if TYPE_CHECKING:
+    from taskman_server.kit.tls import Identity
+
+__all__ = ["Answering", "GrpcServer"]
 
 MAX_MESSAGE: Final = 16 << 20
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-# What of a client's metadata counts; claims of identity other than a token do not (GATE-2).
-_TAKEN: Final = frozenset({"authorization", "idempotency-key", "x-request-id", "traceparent"})
+CONNECTION_AGE: Final = 300.0
+_STREAMS: Final = 1000
+_PING_SECONDS: Final = 10
+
+
+class Answering(Protocol):
+    """What stands behind a port: a service's `Pipeline`, or a `Forwarder` to several services."""
+
+    async def unary(
+        self, method: contract.Method, request: codec.Message[Any], options: CallOptions
+    ) -> codec.Message[Any]:
+        """Answers an RPC with one answer; raises `TaskManError` alone."""
+        ...
+
+    def stream(
+        self, method: contract.Method, request: codec.Message[Any], options: CallOptions
+    ) -> AsyncIterator[codec.Message[Any]]:
+        """Answers an RPC with a stream of answers; raises `TaskManError` alone."""
+        ...
 
 
 class GrpcServer:
-    """One service on one port."""
+    """One service, or several, on one port."""
 
     def __init__(
         self,
-        service: contract.Service,
-        pipeline: Pipeline,
+        service: contract.Service | Sequence[contract.Service],
+        answering: Answering,
         *,
         authenticator: Authenticator | None = None,
         limiter: Limiter | None = None,
+        trusted: bool = False,
+        identity: Identity | None = None,
+        connection_age: float | None = None,
     ) -> None:
         """Args:
         service: what is served.
-        pipeline: what answers.
+        answering: what answers.
         authenticator: tells whose bucket a call is taken from.
         limiter: the same buckets as the gateway's (GATE-3); None for no limit.
+        trusted: the port is for our own processes: what they say beside a call counts (`kit.rpc.claims`).
+        identity: TLS that asks for a certificate; None on a `trusted` port leaves that to a mesh.
+        connection_age: seconds after which a connection is replaced, so that new replicas get their share; None for
+            five minutes on a `trusted` port, and never on others.
         """
-        self._service = service
-        self._pipeline = pipeline
+        services = [service] if isinstance(service, contract.Service) else list(service)
+        self._names = [each.full_name for each in services]
+        self._shown = services[0].name if len(services) == 1 else "the services"
+        self._answering = answering
         self._authenticator = authenticator
         self._limiter = limiter
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE),
-                ("grpc.max_send_message_length", MAX_MESSAGE),
-                # Two servers on one port would each get some of the calls.
-                ("grpc.so_reuseport", 0),
-            ]
-        )
-        handlers = {method.name: self._handler(method) for method in service.methods.values()}
-        generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
-        self._server.add_generic_rpc_handlers((generic,))
+        self._trusted = trusted
+        self._identity = identity
+        if connection_age is None and trusted:
+            connection_age = CONNECTION_AGE
+        self._server = grpc.aio.server(options=_server_options(connection_age))
+        for each in services:
+            handlers = {method.name: self._handler(method) for method in each.methods.values()}
+            generic = grpc.method_handlers_generic_handler(each.full_name, handlers)
+            self._server.add_generic_rpc_handlers((generic,))
         self._health = aio_health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, pool=_pool(service))
+        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, pool=_pool(services))
 
     async def start(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
         """Begins to answer, and says on which port.
@@ -74,12 +105,14 @@ class GrpcServer:
         Args:
             host: the address to listen on.
             port: the port; 0 takes a free one.
-            credentials: TLS; plain text when None.
+            credentials: TLS; that of the identity when None, and plain text where there is none.
 
         Raises:
             OSError: the port is taken.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if credentials is None and self._identity is not None:
+            credentials = self._identity.server_credentials()
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -89,7 +122,7 @@ class GrpcServer:
             port = 0
         if port == 0:
             raise OSError(
-                f"the gRPC port of {self._service.name} cannot be opened at {address}: stop what uses it, or choose "
+                f"the gRPC port of {self._shown} cannot be opened at {address}: stop what uses it, or choose "
                 "another --grpc-port-base (-1 for no gRPC)"
             )
         await self._server.start()
@@ -97,9 +130,9 @@ class GrpcServer:
         return port
 
     async def serving(self, ready: bool) -> None:
-        """Says by the health protocol whether calls are wanted."""
+        """Says by the health protocol whether calls are wanted; False when we are about to stop (drain)."""
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", self._service.full_name):
+        for name in ("", *self._names):
             await self._health.set(name, status)
 
     async def stop(self, grace: float) -> None:
@@ -114,6 +147,18 @@ class GrpcServer:
             return grpc.unary_stream_rpc_method_handler(self._stream(method), None, serialize)
         return grpc.unary_unary_rpc_method_handler(self._unary(method), None, serialize)
 
+    def _options(self, context: Any) -> CallOptions:
+        if not self._trusted:
+            return _of_client(context)
+        sent = claims.read(context.invocation_metadata() or ())
+        return claims.understand(sent, context.time_remaining(), self._peer(context))
+
+    def _peer(self, context: Any) -> str | None:
+        """The service at the other end, by its certificate; None where a mesh looks after that."""
+        if self._identity is None:
+            return None
+        return self._identity.peer(context.auth_context())
+
     async def _limit(self, method: contract.Method, options: CallOptions) -> None:
         """Takes the call from the bucket of its principal; of its address where nobody is signed in."""
         if self._limiter is None:
@@ -127,10 +172,11 @@ class GrpcServer:
 
     def _unary(self, method: contract.Method) -> Callable[[bytes, Any], Awaitable[Any]]:
         async def answer(data: bytes, context: Any) -> codec.Message[Any]:
-            options = _options(context)
+            options = CallOptions()
             try:
+                options = self._options(context)
                 await self._limit(method, options)
-                reply = await self._pipeline.unary(method, _decode(method, data), options)
+                reply = await self._answering.unary(method, decode(method, data), options)
             except TaskManError as error:
                 await _abort(context, error, options)
                 raise AssertionError("abort raises") from error
@@ -141,10 +187,11 @@ class GrpcServer:
 
     def _stream(self, method: contract.Method) -> Callable[[bytes, Any], AsyncIterator[Any]]:
         async def answer(data: bytes, context: Any) -> AsyncIterator[codec.Message[Any]]:
-            options = _options(context)
+            options = CallOptions()
             try:
+                options = self._options(context)
                 await self._limit(method, options)
-                async for reply in self._pipeline.stream(method, _decode(method, data), options):
+                async for reply in self._answering.stream(method, decode(method, data), options):
                     yield reply
             except TaskManError as error:
                 await _abort(context, error, options)
@@ -162,7 +209,30 @@ class _Asking:
         return self.options.metadata.get("x-request-id", "")
 
 
-def _decode(method: contract.Method, data: bytes) -> codec.Message[Any]:
+def _server_options(connection_age: float | None) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_send_message_length", MAX_MESSAGE),
+        # Two servers on one port would each get some of the calls.
+        ("grpc.so_reuseport", 0),
+    ]
+    if connection_age is not None:
+        options += [
+            ("grpc.max_concurrent_streams", _STREAMS),
+            ("grpc.max_connection_age_ms", int(connection_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", 300_000),  # the longest deadline there is
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_SECONDS * 1000),
+        ]
+    return options
+
+
+def decode(method: contract.Method, data: bytes) -> codec.Message[Any]:
+    """The request of a call.
+
+    Raises:
+        InvalidArgumentError: the bytes are none.
+    """
     try:
         return codec.from_binary(method.input, data)
     except codec.DecodeError as error:
@@ -171,11 +241,11 @@ def _decode(method: contract.Method, data: bytes) -> codec.Message[Any]:
         ) from None
 
 
-def _options(context: Any) -> CallOptions:
+def _of_client(context: Any) -> CallOptions:
     metadata: dict[str, str] = {}
     user_agent = ""
     for key, value in context.invocation_metadata() or ():
-        if key in _TAKEN and isinstance(value, str):
+        if key in claims.TAKEN and isinstance(value, str):
             metadata[key] = value
         elif key == "user-agent":
             user_agent = str(value)[:500]
@@ -199,16 +269,16 @@ def _files(file: DescFile) -> Iterable[DescFile]:
     yield file
 
 
-def _pool(service: contract.Service) -> DescriptorPool:
-    """The descriptors of a service for reflection, which speaks google.protobuf."""
+def _pool(services: Iterable[contract.Service]) -> DescriptorPool:
+    """The descriptors of the services for reflection, which speaks google.protobuf."""
     pool = DescriptorPool()
-    module = next(iter(service.methods.values())).input.desc().file
+    modules = [next(iter(service.methods.values())).input.desc().file for service in services]
     seen: set[str] = set()
     health_file = descriptor_pb2.FileDescriptorProto()
     health_pb2.DESCRIPTOR.CopyToProto(health_file)
     reflection_file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(reflection_file)
-    for file in _files(module):
+    for file in (each for module in modules for each in _files(module)):
         if file.name not in seen:
             seen.add(file.name)
             pool.AddSerializedFile(file.proto.to_binary())
