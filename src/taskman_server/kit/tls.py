@@ -29,7 +29,17 @@ from taskman_sdk.contract import CALLERS
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["AUTHORITY", "Identity", "Material", "TlsError", "issue", "make_authority", "service_of", "spiffe_id"]
+__all__ = [
+    "AUTHORITY",
+    "Identity",
+    "Material",
+    "TlsError",
+    "issue",
+    "make_authority",
+    "service_of",
+    "spiffe_id",
+    "validity",
+]
 
 AUTHORITY: Final = "ca"
 DOMAIN: Final = "spiffe://taskman/"
@@ -160,6 +170,19 @@ class Material:
     authority: bytes
     begins: datetime
     expires: datetime
+
+
+def validity(path: Path) -> tuple[datetime, datetime]:
+    """From when until when a certificate is good.
+
+    Raises:
+        TlsError: the file is missing, or no certificate.
+    """
+    try:
+        (certificate, *_) = x509.load_pem_x509_certificates(_bytes(path))
+    except ValueError as error:
+        raise TlsError(f"{path} is no PEM certificate: {error}") from None
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
 class Identity:
