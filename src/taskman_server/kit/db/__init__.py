@@ -1,7 +1,9 @@
-"""The database as a service sees it: statements in, rows out, one writer at a time.
+"""The database as a service sees it: statements in, rows out.
 
-The first implementation is `kit.db.sqlite`. Reads outside a transaction see the last committed state. A write outside
-a transaction is a transaction of its own.
+Implemented by `kit.db.sqlite` (one file, one writer at a time) and `kit.db.postgres` (a server that other processes
+write to as well). Reads outside a transaction see the last committed state. A write outside a transaction is a
+transaction of its own. Transactions are READ COMMITTED: a decision on rows that others may change meanwhile needs a
+lock on them (`with_for_update`, which is nothing on SQLite), a constraint, or `Transaction.take_turn`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from taskman_server.kit.db.errors import (
     DatabaseError,
     DatabaseUnavailable,
     StatementTimeout,
+    TransactionConflict,
     UniqueViolation,
 )
 from taskman_server.kit.db.statements import Row, Statement
@@ -36,6 +39,7 @@ __all__ = [
     "Statement",
     "StatementTimeout",
     "Transaction",
+    "TransactionConflict",
     "UniqueViolation",
     "UtcTimestamp",
     "from_micros",
@@ -49,7 +53,8 @@ class Executor(Protocol):
     """What runs statements: a database, or a transaction of one.
 
     Every method raises TypeError for a parameter that is missing or unknown, UniqueViolation and ConstraintViolation
-    when a constraint refuses, StatementTimeout, DatabaseUnavailable, and DatabaseError for the rest.
+    when a constraint refuses, TransactionConflict, StatementTimeout, DatabaseUnavailable, and DatabaseError for the
+    rest.
     """
 
     async def fetch_one(self, statement: AnyStatement, /, **params: Any) -> Row | None:
@@ -74,32 +79,27 @@ class Transaction(Executor, Protocol):
     def on_commit(self, callback: Callable[[], None], /) -> None:
         """Call back once the commit is durable; never after a rollback. It must not block or raise."""
 
-    async def take_turn(self, name: str) -> None:
-        """Wait until no other transaction holds `name`, then hold it to the end of this one.
-
-        For decisions on rows that are read and not locked. Does nothing where writers take turns anyway.
-        """
-
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """A part that can fail alone: an exception that leaves the block undoes the block and is raised on."""
+
+    async def take_turn(self, name: str, /) -> None:
+        """Wait until no other transaction of the database holds the name, then hold it to the end of this one.
+
+        For a decision on rows that are not there to be locked: the last of a kind, the next link of a chain. Nothing to
+        do on SQLite, where whole transactions take turns.
+        """
 
 
 class Database(Executor, Protocol):
     """One service's database."""
 
     @property
-    def dialect(self) -> Dialect:
-        """The dialect that statements are compiled for."""
+    def shared(self) -> bool:
+        """Whether other processes may write to it at the same time."""
 
     @property
-    def shared(self) -> bool:
-        """Whether other processes may write at the same time."""
-
-    async def reader(self, key: str) -> Executor:
-        """Where to read what may lag, but never behind what the principal `key` wrote."""
-
-    def note_write(self, key: str) -> None:
-        """The principal `key` has committed a change: its reads are to see it."""
+    def dialect(self) -> Dialect:
+        """The dialect that statements are compiled for."""
 
     def prepare(self, *statements: Statement) -> None:
         """Compile statements now, so that the first request does not pay for it."""
@@ -109,8 +109,19 @@ class Database(Executor, Protocol):
 
         `durable=False` does not wait for the disk: a power cut may undo the commit (a killed process does not), for
         work that is done again anyway. `offload=True` runs each statement off the event loop, for work on many rows.
-        Writers take turns in the order they asked. Raises RuntimeError when the same task is inside one already.
+        On SQLite writers take turns in the order they asked. Raises RuntimeError when the same task is inside one
+        already, TransactionConflict when it met another one, and DatabaseUnavailable, which says so when it is not
+        known whether it was committed.
         """
+
+    async def reader(self, key: str) -> Executor:
+        """Where to read what may be a little old, but never older than what the principal `key` has written.
+
+        `key` is the name under which `note_write` was told. A replica where there is one and it has come that far.
+        """
+
+    async def note_write(self, key: str) -> None:
+        """Tell, after a commit and before its caller is answered, that `key` has written. Raises nothing."""
 
     async def settled(self) -> None:
         """Return when every commit that could be read up to now is durable."""

@@ -37,5 +37,10 @@ class DatabaseUnavailable(DatabaseError):
     unless the message says that it is not known."""
 
 
+class TransactionConflict(DatabaseError):
+    """Two transactions got into each other's way (deadlock, serialization failure): nothing was committed. Run the
+    whole transaction again."""
+
+
 class StatementTimeout(DatabaseError):
     """A statement ran longer than it may and was stopped; it changed nothing."""

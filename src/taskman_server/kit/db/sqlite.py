@@ -155,8 +155,8 @@ class SqliteDatabase:
         """See `kit.db.Database.reader`: this database itself."""
         return self
 
-    def note_write(self, key: str) -> None:
-        """See `kit.db.Database.note_write`."""
+    async def note_write(self, key: str) -> None:
+        """See `kit.db.Database.note_write`: there is no replica."""
 
     async def settled(self) -> None:
         """Return when every commit that could be read up to now is on disk."""

@@ -134,7 +134,7 @@ class SqliteTransaction:
         """Call back once the commit is durable; never after a rollback."""
         self._callbacks.append(callback)
 
-    async def take_turn(self, name: str) -> None:
+    async def take_turn(self, name: str, /) -> None:
         """See `kit.db.Transaction.take_turn`: writers take turns here anyway."""
 
     @asynccontextmanager

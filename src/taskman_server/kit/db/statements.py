@@ -58,7 +58,11 @@ class Statement:
 
 
 class Prepared:
-    """A compiled statement: SQL text, the order of its parameters, and what turns values into and out of SQL."""
+    """A compiled statement: SQL text, the order of its parameters, and what turns values into and out of SQL.
+
+    `writes`: it is an INSERT, UPDATE, DELETE or DDL. `repeatable`: it certainly changes nothing, so it may be run again
+    when its answer was lost. `row` makes one row of the driver's.
+    """
 
     __slots__ = (
         "_allowed",
@@ -69,6 +73,8 @@ class Prepared:
         "_plain",
         "_processors",
         "_slots",
+        "repeatable",
+        "row",
         "slow_until",
         "sql",
         "writes",
@@ -83,6 +89,7 @@ class Prepared:
         self._compiled = compiled
         self.sql: str = str(compiled)
         self.writes: bool = any(getattr(compiled, kind, False) for kind in _WRITES)
+        self.repeatable: bool = bool(getattr(element, "is_select", False)) and not _changes_inside(compiled)
         self.slow_until = 0.0  # monotonic seconds; a driver runs it off the loop until then
         binds = {name: bind for bind, name in getattr(compiled, "bind_names", {}).items()}
         for kind in ("insert_prefetch", "update_prefetch"):
@@ -107,7 +114,7 @@ class Prepared:
             if self._expanding
             else {}
         )
-        self._convert = _row_maker(compiled, dialect)
+        self.row = self._convert = _row_maker(compiled, dialect)
 
     def bind(self, params: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
         """The SQL text and the driver's values for one call.
@@ -178,6 +185,11 @@ class DynamicCache:
         else:
             self._known.move_to_end(key.key)
         return prepared, prepared.literals(key.bindparams)
+
+
+def _changes_inside(compiled: Any) -> bool:
+    """Whether a SELECT has a part `WITH … AS (INSERT …)`."""
+    return any(getattr(cte.element, "is_dml", False) for cte in getattr(compiled, "ctes", None) or ())
 
 
 def _late(compiled: Any) -> bool:
