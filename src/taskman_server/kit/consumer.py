@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from typing import TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
+from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's compiler takes it too
 
 from taskman_server.kit.broker import DELIVERY_LIMIT, Broker, BrokerError, Deliveries, Delivery
 from taskman_server.kit.clock import Clock, SystemClock
-from taskman_server.kit.db import Database, DatabaseUnavailable, Statement, Transaction
+from taskman_server.kit.db import Database, DatabaseUnavailable, Statement, Transaction, TransactionConflict
 from taskman_server.kit.event_tables import INBOX
 from taskman_server.kit.events import ID_PREFIX, BadEnvelope, Event
 from taskman_server.kit.ids import id_floor
@@ -31,13 +33,16 @@ _log = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[[Event, Transaction], Awaitable[None]]
 
 _REASON_LENGTH = 300
+_CONFLICTS = 4
 
 _KNOWN = Statement(
     sa.select(INBOX.c.event_id).where(
         INBOX.c.consumer == bindparam("consumer"), INBOX.c.event_id.in_(bindparam("ids", expanding=True))
     )
 )
-_INSERT = Statement(sa.insert(INBOX))
+_INSERT = Statement(
+    upsert(INBOX).values({name: bindparam(name) for name in ("consumer", "event_id", "time")}).on_conflict_do_nothing()
+)
 _PRUNE = Statement(
     sa.delete(INBOX).where(INBOX.c.consumer == bindparam("consumer"), INBOX.c.event_id < bindparam("before"))
 )
@@ -82,9 +87,10 @@ class Consumer:
         inbox_window: timedelta = timedelta(days=30),
         prune_every: float = 3600.0,
         pause: float = 1.0,
+        patience: float = 30.0,
     ) -> None:
         """`prune_every`: seconds between two clean-ups of the inbox; `pause`: seconds of rest while the database or
-        the broker is away."""
+        the broker is away; `patience`: after so many seconds without the database what is held is given back."""
         self._db = db
         self._broker = broker
         self._subscription = subscription
@@ -92,6 +98,7 @@ class Consumer:
         self._window = inbox_window
         self._prune_every = prune_every
         self._pause = pause
+        self._patience = patience
         self._pruned = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -117,14 +124,35 @@ class Consumer:
             try:
                 async with self._broker.consume(subscription.queue, prefetch=subscription.batch) as deliveries:
                     async for batch in deliveries:
-                        await self._handle(deliveries, batch)
-                        await self._prune()
+                        try:
+                            await self._handle(deliveries, batch)
+                            await self._prune()
+                        except DatabaseUnavailable as error:
+                            # The batch was released to us: giving it back to the broker can count as a delivery.
+                            _log.warning("%s rests: %s", subscription.queue, error)
+                            await self._database_answers(self._patience)
                 return
-            except (BrokerError, DatabaseUnavailable) as error:
+            except DatabaseUnavailable as error:
+                # Perhaps another process can; this one begins again when its database answers.
+                _log.warning("%s gives back what it holds: %s", subscription.queue, error)
+                await self._database_answers(math.inf)
+            except BrokerError as error:
                 _log.warning("%s rests: %s", subscription.queue, error)
             except Exception as error:
                 _log.error("%s failed and starts again: %s", subscription.queue, type(error).__name__)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+
+    async def _database_answers(self, patience: float) -> None:
+        """Rest until the database answers. Raises DatabaseUnavailable when it has not after `patience` seconds."""
+        deadline = self._clock.monotonic() + patience
+        while True:
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+            try:
+                await self._db.fetch_all(_KNOWN, consumer=self._subscription.queue, ids=[])
+                return
+            except DatabaseUnavailable:
+                if self._clock.monotonic() > deadline:
+                    raise
 
     async def _handle(self, deliveries: Deliveries, batch: Sequence[Delivery]) -> None:
         readable: list[tuple[Delivery, Event]] = []
@@ -173,7 +201,15 @@ class Consumer:
                 await self._settle(deliveries, [(delivery, event)], refused)
 
     async def _apply(self, batch: Sequence[tuple[Delivery, Event]]) -> set[str]:
-        """Handle a batch in one commit; the ids that are too old to tell."""
+        """Handle a batch in one commit, again when it met another transaction; the ids that are too old to tell."""
+        for attempt in range(_CONFLICTS):
+            try:
+                return await self._apply_once(batch)
+            except TransactionConflict:
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        return await self._apply_once(batch)
+
+    async def _apply_once(self, batch: Sequence[tuple[Delivery, Event]]) -> set[str]:
         subscription = self._subscription
         now = self._clock.now()
         floor = id_floor(ID_PREFIX, now - self._window)
@@ -189,8 +225,9 @@ class Consumer:
                     too_old.add(event.id)
                     continue
                 done.add(event.id)
-                await tx.execute(_INSERT, consumer=subscription.queue, event_id=event.id, time=now)
-                await subscription.handler(event, tx)
+                # Another consumer may be at the same event: the second waits here until the first has committed.
+                if await tx.execute(_INSERT, consumer=subscription.queue, event_id=event.id, time=now):
+                    await subscription.handler(event, tx)
         return too_old
 
     async def _settle(self, deliveries: Deliveries, batch: Sequence[tuple[Delivery, Event]], refused: set[str]) -> None:
