@@ -25,22 +25,14 @@ def run(path: Path, migrations: Path, to: str, *, forward: bool) -> bool:
 
     Raises MigrationError with the database as it was before, DatabaseUnavailable.
     """
-    script = ScriptDirectory(str(Path(__file__).parent), version_locations=[str(migrations / "versions")])
-    done: list[bool] = []
-
-    def steps(revision: Any, context: Any) -> Any:
-        plan = script._upgrade_revs(to, revision) if forward else script._downgrade_revs(to, revision)
-        done.append(bool(plan))
-        return plan
-
     engine = _engine(path)
     try:
-        with engine.begin() as connection, EnvironmentContext(Config(), script, fn=steps) as environment:
-            environment.configure(connection=connection, render_as_batch=True, transaction_per_migration=False)
-            environment.run_migrations()
+        with engine.begin() as connection:
+            done = steps(connection, path.name, migrations, to, forward=forward)
             broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
             if broken is not None:
                 raise MigrationError(f"migration of {path.name} to {to}: rows of {broken[0]} lose what they refer to")
+            return done
     except DatabaseError:
         raise
     except sa.exc.OperationalError as error:
@@ -50,10 +42,29 @@ def run(path: Path, migrations: Path, to: str, *, forward: bool) -> bool:
     except sa.exc.DBAPIError as error:
         # The driver's text names tables and columns; SQLAlchemy's would add the values.
         raise MigrationError(f"migration of {path.name} to {to} failed: {error.orig}") from None
-    except CommandError as error:
-        raise MigrationError(f"migration of {path.name} to {to} failed: {error}") from None
     finally:
         engine.dispose()
+
+
+def steps(connection: sa.Connection, name: str, migrations: Path, to: str, *, forward: bool) -> bool:
+    """Run the steps inside the connection's transaction; whether there were any.
+
+    Raises MigrationError for revisions that do not fit together, and what the driver raises.
+    """
+    script = ScriptDirectory(str(Path(__file__).parent), version_locations=[str(migrations / "versions")])
+    done: list[bool] = []
+
+    def plan(revision: Any, context: Any) -> Any:
+        found = script._upgrade_revs(to, revision) if forward else script._downgrade_revs(to, revision)
+        done.append(bool(found))
+        return found
+
+    try:
+        with EnvironmentContext(Config(), script, fn=plan) as environment:
+            environment.configure(connection=connection, render_as_batch=True, transaction_per_migration=False)
+            environment.run_migrations()
+    except CommandError as error:
+        raise MigrationError(f"migration of {name} to {to} failed: {error}") from None
     return any(done)
 
 

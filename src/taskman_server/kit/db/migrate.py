@@ -11,10 +11,11 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from taskman_server.kit.db.errors import DatabaseError, DatabaseUnavailable
 
-__all__ = ["MigrationError", "current", "downgrade", "head", "upgrade"]
+__all__ = ["MigrationError", "current", "database_name", "downgrade", "head", "upgrade"]
 
 _ASSIGNMENT = re.compile(
     r"^(revision|down_revision)\s*(?::[^=]+)?=\s*(?:[\"'](?P<value>[^\"']+)[\"']|None)\s*(?:#.*)?$", re.MULTILINE
@@ -29,37 +30,44 @@ def upgrade(database: str | os.PathLike[str], migrations: str | os.PathLike[str]
     """Migrate forward to `to`; whether anything was done.
 
     All steps are one transaction. Processes that start at once take turns. Raises MigrationError when a step fails, or
-    the file was made by a newer release; DatabaseUnavailable.
+    the database was made by a newer release; DatabaseUnavailable. It blocks: call it in a thread.
 
     Args:
-        database: a path, or a URL `sqlite:///path`.
+        database: a path, a URL `sqlite:///path`, or one of PostgreSQL, whose database must be there.
         migrations: the folder that holds `versions/`.
         to: a revision, or `head`.
     """
-    path, revisions = sqlite_path(database), _revisions(migrations)
+    revisions = _revisions(migrations)
     target = _head(revisions, migrations) if to == "head" else to
     _check_known(target, revisions, migrations)
-    at = current(path)
+    at = current(database)
     if at == target:
         return False
-    _check_known(at, revisions, migrations, path)
-    return _run(path, migrations, target, forward=True)
+    _check_known(at, revisions, migrations, database_name(database))
+    return _run(database, migrations, target, forward=True)
 
 
 def downgrade(database: str | os.PathLike[str], migrations: str | os.PathLike[str], to: str) -> bool:
     """Migrate back to revision `to`, or to nothing with `base`; whether anything was done. Raises as `upgrade` does."""
-    path, revisions = sqlite_path(database), _revisions(migrations)
+    revisions = _revisions(migrations)
     if to != "base":
         _check_known(to, revisions, migrations)
-    at = current(path)
+    at = current(database)
     if at == (None if to == "base" else to):
         return False
-    _check_known(at, revisions, migrations, path)
-    return _run(path, migrations, to, forward=False)
+    _check_known(at, revisions, migrations, database_name(database))
+    return _run(database, migrations, to, forward=False)
 
 
 def current(database: str | os.PathLike[str]) -> str | None:
-    """The revision a database is at; None when nothing was migrated or there is no file. Raises DatabaseUnavailable."""
+    """The revision a database is at; None when nothing was migrated or there is no file.
+
+    Raises DatabaseUnavailable; for PostgreSQL also when the database is not there, with what to do about it.
+    """
+    if (url := _postgres_url(database)) is not None:
+        from taskman_server.kit.db import postgres_migrate
+
+        return postgres_migrate.current(url)
     path = sqlite_path(database)
     if not path.exists() or path.stat().st_size == 0:
         return None
@@ -87,8 +95,21 @@ def sqlite_path(database: str | os.PathLike[str]) -> Path:
         return Path(text)
     scheme, _, rest = text.partition("://")
     if scheme != "sqlite" or not rest.startswith("/"):
-        raise MigrationError(f"cannot migrate a database of kind {scheme!r}: use a path, or sqlite:/// and a path")
+        raise MigrationError(
+            f"cannot migrate a database of kind {scheme!r}: use a path, sqlite:/// and a path, or a URL postgresql://"
+        )
     return Path(rest[1:])
+
+
+def database_name(database: str | os.PathLike[str]) -> str:
+    """What a database is called in messages: the file's name, or the name on the server. Never a password."""
+    url = _postgres_url(database)
+    return sqlite_path(database).name if url is None else urlsplit(url).path.lstrip("/") or "postgresql"
+
+
+def _postgres_url(database: str | os.PathLike[str]) -> str | None:
+    text = os.fspath(database)
+    return text if text.startswith(("postgresql://", "postgres://")) else None
 
 
 def _revisions(migrations: str | os.PathLike[str]) -> dict[str, str | None]:
@@ -116,19 +137,24 @@ def _check_known(
     revision: str | None,
     revisions: dict[str, str | None],
     migrations: str | os.PathLike[str],
-    path: Path | None = None,
+    name: str | None = None,
 ) -> None:
     if revision is None or revision in revisions:
         return
-    if path is None:
+    if name is None:
         raise MigrationError(f"{migrations} has no revision {revision}; known are {', '.join(sorted(revisions))}")
     raise MigrationError(
-        f"database {path.name} is at revision {revision}, which this release does not know: it was made by a newer"
+        f"database {name} is at revision {revision}, which this release does not know: it was made by a newer"
         " release. Start that one, or restore a backup from before the upgrade"
     )
 
 
-def _run(path: Path, migrations: str | os.PathLike[str], to: str, *, forward: bool) -> bool:
+def _run(database: str | os.PathLike[str], migrations: str | os.PathLike[str], to: str, *, forward: bool) -> bool:
+    if (url := _postgres_url(database)) is not None:
+        from taskman_server.kit.db import postgres_migrate
+
+        return postgres_migrate.run(url, Path(migrations), to, forward=forward)
+    path = sqlite_path(database)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:

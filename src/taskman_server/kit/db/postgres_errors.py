@@ -49,7 +49,7 @@ _LOGIN = {
     "28000": "refuses the user: check the database URL and the server's pg_hba.conf",
     "42501": "refuses the user: it may not connect to this database",
 }
-_SCHEMA = ("42P01", "42703", "42601", "42883", "3F000")  # their texts name parts of the schema or of the statement
+_SCHEMA = ("42", "3F")  # classes whose texts name parts of the schema or of the statement
 _COLUMN = re.compile(r'"?([\w$]+)"?')
 
 
@@ -107,8 +107,8 @@ def cannot_connect(error: BaseException, name: str, database: str, address: str)
 def describe(error: BaseException) -> str:
     """What the server said, in one line and without what it quotes from rows and parameters."""
     state = _state(error)
-    if state in _SCHEMA or state[:2] == "42":
-        return str(error.args[0]) if error.args else state
+    if state[:2] in _SCHEMA and error.args:
+        return str(error.args[0])
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
     return f"{words.removesuffix(' error')} {state}".strip()
 
@@ -133,7 +133,9 @@ def _of_server(error: asyncpg.PostgresError, name: str) -> DatabaseError:
         return DatabaseUnavailable(f"database {name}: the connection was lost")
     if state[:2] in ("53", "58"):
         return DatabaseUnavailable(f"database {name} cannot work: {describe(error)}")
-    if state in _SCHEMA:
+    if state == "42501":
+        return DatabaseError(f"{describe(error)} in {name}: grant it to the server's user, or make that user the owner")
+    if state[:2] in _SCHEMA:
         return DatabaseError(f"a statement on {name} is wrong: {describe(error)}")
     if state[:2] == "22":
         return DatabaseError(f"a value given to {name} cannot be stored or computed: {describe(error)}")
