@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from taskman_sdk.errors import (
     InvalidArgumentError,
     UnauthenticatedError,
 )
-from taskman_server.kit.rpc import CallOptions, Channel, GrpcChannel, LocalChannel
+from taskman_server.kit.rpc import CallOptions, Channel, Channels, GrpcChannel, LocalChannel
+from taskman_server.kit.rpc.edge import Forwarder
 from taskman_server.kit.rpc.peers import PeerChannel
 from taskman_server.kit.rpc.server import GrpcServer
 from taskman_server.kit.tls import Identity, issue, make_authority
@@ -52,28 +54,38 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> contract.Service:
     return probe_service(tmp_path_factory.mktemp("probe"))
 
 
-@pytest_asyncio.fixture(params=["local", "grpc", "peer"], loop_scope="session")
+@pytest_asyncio.fixture(params=["local", "grpc", "peer", "edge"], loop_scope="session")
 async def line(request: pytest.FixtureRequest, service: contract.Service, tmp_path: Path) -> AsyncIterator[Line]:
-    async with running_probe(service, tmp_path) as probe:
+    async with running_probe(service, tmp_path) as probe, AsyncExitStack() as stack:
         if request.param == "local":
             yield Line(probe, LocalChannel(probe.pipeline))
             return
-        if request.param == "peer":
+        server = GrpcServer(service, probe.pipeline)
+        peer: PeerChannel | None = None
+        if request.param != "grpc":
             make_authority(tmp_path)
             for each in ("users", "gateway"):
                 issue(tmp_path, each)
-            trusted = GrpcServer(service, probe.pipeline, trusted=True, identity=Identity.of_folder(tmp_path, "users"))
-            address = f"127.0.0.1:{await trusted.start('127.0.0.1', 0)}"
+            identity = Identity.of_folder(tmp_path, "users")
+            server = GrpcServer(service, probe.pipeline, trusted=True, identity=identity)
+        address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
+        stack.push_async_callback(server.stop, 0)
+        if request.param != "grpc":
             peer = PeerChannel("users", address, Identity.of_folder(tmp_path, "gateway"))
+            stack.push_async_callback(peer.close)
+        if request.param == "edge":
+            assert peer is not None
+            channels = Channels({"probe": peer})
+            edge = GrpcServer([service], Forwarder(channels, probe.runtime.authenticator))
+            address = f"127.0.0.1:{await edge.start('127.0.0.1', 0)}"
+            stack.push_async_callback(edge.stop, 0)
+            peer = None
+        if peer is None:
+            channel = GrpcChannel(address)
+            stack.push_async_callback(channel.close)
+            yield Line(probe, channel)
+        else:
             yield Line(probe, peer)
-            await peer.close()
-            await trusted.stop(0)
-            return
-        server = GrpcServer(service, probe.pipeline)
-        channel = GrpcChannel(f"127.0.0.1:{await server.start('127.0.0.1', 0)}")
-        yield Line(probe, channel)
-        await channel.close()
-        await server.stop(0)
 
 
 async def collect(answers: AsyncIterator[Any], into: list[int]) -> None:

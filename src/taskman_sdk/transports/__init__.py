@@ -54,7 +54,7 @@ class Transport(Protocol):
 
 
 def open_transport(base_url: str, *, http_client: Any = None) -> Transport:
-    """The transport for a URL: `http(s)://host…` or `grpc(s)://host:50051`.
+    """The transport for a URL: `http(s)://host…`, `grpc(s)://host:50051` or `grpc(s)://host:50050?ports=one`.
 
     Raises:
         ValueError: the URL has another scheme or no host.

@@ -20,6 +20,8 @@ __all__ = ["DEFAULT_PORT", "GrpcTransport"]
 
 # The first of the services' ports; the others follow in the order of `contract.AREAS`.
 DEFAULT_PORT: Final = 50051
+# The port of a gateway, which has all services on it.
+GATEWAY_PORT: Final = 50050
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -32,9 +34,13 @@ class GrpcTransport:
 
     Args:
         base_url: `grpc://host:50051` or, with TLS, `grpcs://…`: the authentication service is on this port, the
-            others on the ports that follow.
+            others on the ports that follow. With `?ports=one` all services are on the one port, as at the gateway of a
+            cluster: `grpc://host:50050?ports=one`.
         targets: an address `host:port` for each area instead, for example `{"task": "tasks:50055"}`.
         credentials: channel credentials (own roots, mTLS); `grpcs://` alone takes the system's roots.
+
+    Raises:
+        ValueError: the URL says something else behind `?` than `ports=one` or `ports=seven`.
     """
 
     def __init__(
@@ -45,9 +51,12 @@ class GrpcTransport:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         parts = urlsplit(base_url)
-        host, port = parts.hostname or "", parts.port or DEFAULT_PORT
+        if parts.query not in ("", "ports=one", "ports=seven"):
+            raise ValueError(f"{base_url!r}: only `ports=one` or `ports=seven` can stand behind `?`")
+        step = 0 if parts.query == "ports=one" else 1
+        host, port = parts.hostname or "", parts.port or (DEFAULT_PORT if step else GATEWAY_PORT)
         shown = f"[{host}]" if ":" in host else host
-        self._targets = {area: f"{shown}:{port + offset}" for offset, area in enumerate(AREAS)} if host else {}
+        self._targets = {area: f"{shown}:{port + offset * step}" for offset, area in enumerate(AREAS)} if host else {}
         self._targets.update(targets or {})
         self.host = f"{shown}:{port}" if host else ",".join(sorted(set(self._targets.values())))
         self._credentials = credentials
