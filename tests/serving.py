@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["ADMIN", "PASSWORD", "ServerEnded", "ServerProcess", "free_port"]
+__all__ = ["ADMIN", "PASSWORD", "ServerEnded", "ServerProcess", "free_port", "free_ports"]
 
 ADMIN = "admin@example.org"
 PASSWORD = "correct horse battery staple"
@@ -29,6 +31,16 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports of loopback in a row that nobody uses now; below those that the kernel gives away."""
+    while True:
+        base = random.randrange(20_000, 32_000 - count)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(base, base + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return base
 
 
 class ServerProcess:

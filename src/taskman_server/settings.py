@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["CLIENT_VARIABLES", "NO_FILE", "SERVICES", "RateLimit", "Settings", "SettingsError", "load"]
+__all__ = ["CLIENT_VARIABLES", "NO_FILE", "SERVICES", "RateLimit", "Settings", "SettingsError", "load", "variable_of"]
 
 SERVICES: Final = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications")
 PREFIX: Final = "TASKMAN_"
@@ -85,6 +85,9 @@ class Settings(BaseModel):
     rate_limit: RateLimit | None = Field(
         RateLimit(requests=200, seconds=1),
         description="Requests for each principal, `200/s`, `6000/min` or `off`.",
+    )
+    rate_limit_shadow: bool = Field(
+        False, description="Only count the requests beyond `rate_limit`, as `taskman_rate_limit_refused_total`."
     )
     database_url: str = Field(
         "",

@@ -1,8 +1,9 @@
 """The servers that the contract is held against, and the people in them.
 
-Each xdist worker has one `taskman-server up` process (for REST and gRPC) and one embedded application (in process),
-with a real SMTP server and a real webhook receiver. All cases share them and one event loop: a case makes the people
-and projects that it changes, and looks at nothing else.
+Each xdist worker has one `taskman-server up` process (for REST and gRPC), one embedded application (in process) and one
+`taskman-server up --cluster` (eight processes with TLS between them on a real PostgreSQL, RabbitMQ and Redis; REST and
+gRPC), with a real SMTP server and a real webhook receiver. All cases share them and one event loop: a case makes the
+people and projects that it changes, and looks at nothing else.
 """
 
 from __future__ import annotations
@@ -14,15 +15,30 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from taskman_sdk.errors import TaskManError
+from taskman_server.settings import SERVICES
 from tests.contract.receivers import HookServer, MailServer
-from tests.contract.servers import ServerProcess
+from tests.contract.servers import ClusterProcess, ServerProcess
+from tests.contract.waiting import eventually
 from tests.contract.wires import GrpcWire, LocalWire, RestWire
 from tests.contract.world import ADMIN_EMAIL, ADMIN_PASSWORD, Person, Site
+from tests.parts.postgresql import PostgreSQL
+from tests.parts.rabbitmq import RabbitMQ
+from tests.parts.redis import RedisServer
 
 if TYPE_CHECKING:
     from taskman_server.app import Application
 
 HERE = Path(__file__).parent
+SETTINGS = {
+    "signup": "open",
+    "admin_email": ADMIN_EMAIL,
+    "admin_password": ADMIN_PASSWORD,
+    "webhook_allow_private": "1",
+    "rate_limit": "off",
+    "password_hash": "fast",
+    "log_format": "json",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,15 +69,34 @@ async def server(tmp_path_factory: pytest.TempPathFactory, mail: MailServer) -> 
     """`taskman-server up`, where whoever signs up joins the organization `default`."""
     process = ServerProcess(
         tmp_path_factory.mktemp("server"),
-        signup="open",
-        admin_email=ADMIN_EMAIL,
-        admin_password=ADMIN_PASSWORD,
+        **SETTINGS,
         smtp_url=mail.url,
-        webhook_allow_private="1",
-        rate_limit="off",
-        password_hash="fast",
         sqlite_synchronous="normal",
-        log_format="json",
+    )
+    try:
+        await process.ready()
+        yield process
+    finally:
+        assert process.stop() == 0
+    assert process.faults() == []
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+    mail: MailServer,
+    postgresql: PostgreSQL,
+    rabbitmq: RabbitMQ,
+    redis_server: RedisServer,
+) -> AsyncIterator[ClusterProcess]:
+    """`taskman-server up --cluster`, set up like `server` (OPS-2)."""
+    process = ClusterProcess(
+        tmp_path_factory.mktemp("cluster"),
+        database_url=postgresql.family(SERVICES),
+        broker_url=rabbitmq.vhost("contract"),
+        redis_url=redis_server.database(),
+        **SETTINGS,
+        smtp_url=mail.url,
     )
     try:
         await process.ready()
@@ -111,17 +146,37 @@ async def local(application: Application, mail: MailServer, hooks: HookServer) -
     return Site(LocalWire(application.channels), mail, hooks, application.settings.public_url)
 
 
-@pytest.fixture(params=["rest", "grpc", "local"])
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster_rest(cluster: ClusterProcess, mail: MailServer, hooks: HookServer) -> AsyncIterator[Site]:
+    """The cluster over REST."""
+    wire = RestWire(cluster.url)
+    site = Site(wire, mail, hooks, cluster.url)
+    await eventually(site.admin, "the administrator", seconds=60, ignore=(TaskManError,))
+    yield site
+    await wire.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster_grpc(
+    cluster: ClusterProcess, cluster_rest: Site, mail: MailServer, hooks: HookServer
+) -> AsyncIterator[Site]:
+    """The cluster over gRPC, by the gateway's port for it."""
+    wire = GrpcWire(cluster.grpc)
+    yield Site(wire, mail, hooks, cluster.url)
+    await wire.close()
+
+
+@pytest.fixture(params=["rest", "grpc", "local", "cluster_rest", "cluster_grpc"])
 def site(request: pytest.FixtureRequest) -> Site:
-    """A server, called in each of the three ways."""
+    """A server, called in each of the three ways; and the cluster, in both that it has."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Site)
     return found
 
 
-@pytest.fixture(params=["rest", "grpc"])
+@pytest.fixture(params=["rest", "grpc", "cluster_rest", "cluster_grpc"])
 def remote(request: pytest.FixtureRequest) -> Site:
-    """The server, called over the network in both ways."""
+    """The server and the cluster, called over the network in both ways."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Site)
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from taskman_server.kit.outbox import Consumer, Outbox, Relay
 from taskman_server.kit.rpc import Channels, Pipeline, Runtime, ServiceDefinition, ServiceParts, Worker
 from taskman_server.kit.rpc.idempotency import IdempotencyPruner
+from taskman_server.kit.tracing_events import TracedBroker, traced
 from taskman_server.services.audit import SERVICE as AUDIT
 from taskman_server.services.authentication import SERVICE as AUTHENTICATION
 from taskman_server.services.authorization import SERVICE as AUTHORIZATION
@@ -65,7 +66,8 @@ class Unit:
         redis: Redis | None = None,
     ) -> Unit:  # fmt: skip
         """Puts it together; nothing runs yet."""
-        relay = Relay(db, shared.broker)
+        broker = cast("Broker", TracedBroker(shared.broker, telemetry)) if telemetry.traced else shared.broker
+        relay = Relay(db, broker)
         runtime = Runtime(
             name=definition.name,
             settings=shared.settings,
@@ -82,7 +84,10 @@ class Unit:
             request_timeout=shared.settings.request_timeout_seconds,
         )
         parts = definition.build(runtime)
-        consumers = [Consumer(db, shared.broker, each, clock=shared.clock) for each in parts.subscriptions]
+        told = {each.queue: tuple(each.bindings) for each in parts.subscriptions}
+        assert told == {queue: tuple(names) for queue, names in definition.hears.items()}, f"{definition.name}: {told}"
+        heard = [traced(each, telemetry) if telemetry.traced else each for each in parts.subscriptions]
+        consumers = [Consumer(db, shared.broker, each, clock=shared.clock) for each in heard]
         pipeline = Pipeline(definition.contract, parts.handlers, runtime)
         return cls(definition, runtime, parts, pipeline, relay, consumers)
 

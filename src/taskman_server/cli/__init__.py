@@ -8,7 +8,9 @@ import sys
 import click
 
 from taskman_sdk._version import __version__
+from taskman_server.cli.certs import certs
 from taskman_server.cli.doctor import doctor
+from taskman_server.cli.run import run
 from taskman_server.cli.settings import settings
 from taskman_server.cli.up import up
 
@@ -29,6 +31,8 @@ def group() -> None:
 
 
 group.add_command(up)
+group.add_command(run)
+group.add_command(certs)
 group.add_command(doctor)
 group.add_command(settings)
 

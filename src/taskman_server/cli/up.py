@@ -1,14 +1,18 @@
-"""`taskman-server up`: all eight services in one process (OPS-1)."""
+"""`taskman-server up`: all eight services, in one process (OPS-1) or in eight (OPS-2)."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from taskman_server.cli.options import load_settings, setting_options, stopping
-from taskman_server.settings import SettingsError
+from taskman_server.cli.run import GATEWAY
+from taskman_server.settings import SERVICES, SettingsError, variable_of
 
 if TYPE_CHECKING:
     import socket
@@ -18,22 +22,31 @@ if TYPE_CHECKING:
 
 __all__ = ["up"]
 
+_RENEWAL: Final = timedelta(days=30)
+
 
 @click.command()
 @setting_options(
     "data", "host", "port", "grpc_port_base", "public_url", "signup", "admin_email", "admin_password", "smtp_url",
-    "rate_limit", "log_level", "log_format",
+    "rate_limit", "database_url", "redis_url", "broker_url", "log_level", "log_format",
 )  # fmt: skip
-def up(config: Path | None, **flags: Any) -> None:
-    """Start TaskMan on this machine and keep its data in a folder.
+@click.option(
+    "--cluster", is_flag=True, help="A process for each service, on PostgreSQL, RabbitMQ and Redis by TASKMAN_…_URL."
+)
+def up(config: Path | None, cluster: bool, **flags: Any) -> None:
+    """Start TaskMan on this machine and keep its data in a folder, or, with --cluster, in PostgreSQL.
 
     \b
     Examples:
       taskman-server up
       taskman-server up --port 9090 --data ~/taskman-data
       TASKMAN_SMTP_URL=smtp://localhost:25 taskman-server up
+      TASKMAN_DATABASE_URL=postgresql://…/taskman_{service} TASKMAN_BROKER_URL=amqp://… taskman-server up --cluster
     """
     settings = load_settings(config, flags)
+    if cluster:
+        _up_cluster(settings, config, flags)
+        return
     from taskman_server.app.serving import PortTaken, listen
     from taskman_server.kit.logs import configure
 
@@ -45,6 +58,49 @@ def up(config: Path | None, **flags: Any) -> None:
     import uvloop  # with the server alone: `--help` does without
 
     uvloop.run(_serve(settings.with_port(listener.getsockname()[1]), listener))
+
+
+def _up_cluster(settings: Settings, config: Path | None, flags: dict[str, Any]) -> None:
+    """Starts and watches the eight processes; what they need and do not have is made or said first."""
+    from taskman_server import data_folder
+    from taskman_server.cli.supervisor import Supervisor
+    from taskman_server.kit.tls import TlsError
+
+    try:
+        for name in SERVICES:
+            settings.database_of(name)
+        settings.broker()
+        if settings.port == 0:
+            raise SettingsError("--port 0 cannot be shared by eight processes: name a port")
+        folder = data_folder.open_folder(settings.data)
+        if settings.mtls == "on" and settings.certs is None and settings.tls_cert_file is None:
+            _ensure_certificates(folder / "certs")
+    except (SettingsError, data_folder.DataFolderError, TlsError) as error:
+        raise click.ClickException(str(error)) from None
+    named = {variable_of(name): str(value) for name, value in flags.items() if value is not None}
+    environment = {**os.environ, **named, "TASKMAN_DATA": str(folder)}
+    arguments = ("--config", str(config)) if config is not None else ()
+
+    async def supervise() -> str:
+        supervisor = Supervisor(environment, settings.drain_seconds, arguments)
+        await supervisor.run(stopping())
+        return supervisor.failed
+
+    if failed := asyncio.run(supervise()):
+        raise click.ClickException(f"{failed} cannot run with these settings; what it said stands above")
+
+
+def _ensure_certificates(folder: Path) -> None:
+    """An authority of this machine's own, and a certificate of each service that is good for a while yet."""
+    from taskman_server.kit import tls
+
+    if not (folder / f"{tls.AUTHORITY}.crt").exists():
+        tls.make_authority(folder)
+    soon = datetime.now(UTC) + _RENEWAL
+    for name in (*SERVICES, GATEWAY):
+        certificate = folder / f"{name}.crt"
+        if not certificate.exists() or tls.validity(certificate)[1] < soon:
+            tls.issue(folder, name)
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from taskman_sdk.errors import (
     UnimplementedError,
     error_class_for_number,
 )
-from taskman_server.kit.db import DatabaseUnavailable, StatementTimeout
+from taskman_server.kit.db import DatabaseUnavailable, StatementTimeout, TransactionConflict
 from taskman_server.kit.ids import request_id_of
 from taskman_server.kit.rpc.call import ANONYMOUS, Call, Principal
 from taskman_server.kit.rpc.channel import CallOptions
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 MAX_TIMEOUT: Final = 300.0
+_ATTEMPTS: Final = 5
+_PAUSE: Final = 0.005
 _validator: Final = protovalidate.Validator()
 
 
@@ -160,6 +163,18 @@ class Pipeline:
     async def _handle(
         self, entry: _Entry, request: codec.Message[Any], call: Call, key: str = ""
     ) -> codec.Message[Any]:
+        """Runs the handler and commits; again from its beginning where another transaction got in the way."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._attempt(entry, request, call, key)
+            except TransactionConflict:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                call.authorized = False
+            await asyncio.sleep(random.uniform(0, _PAUSE * 2**attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, entry: _Entry, request: codec.Message[Any], call: Call, key: str) -> codec.Message[Any]:
         try:
             answer: codec.Message[Any] = await entry.handle(request, call)
             self._check_authorized(entry, call)
@@ -168,7 +183,10 @@ class Pipeline:
         except BaseException as error:
             await call.finish(error)
             raise
+        wrote = call.tx is not None
         await call.finish(None)
+        if wrote:
+            await self._runtime.db.note_write(call.principal.id)
         return answer
 
     @staticmethod
@@ -197,7 +215,7 @@ class Pipeline:
                 "Idempotency-Key to be sure.",
                 reason="DEADLINE_EXCEEDED",
             )
-        elif isinstance(error, (DatabaseUnavailable, StatementTimeout)):
+        elif isinstance(error, (DatabaseUnavailable, StatementTimeout, TransactionConflict)):
             known = UnavailableError(
                 f"The database of {self._runtime.name} does not answer right now. Try again.",
                 reason="DATABASE_UNAVAILABLE",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -105,12 +105,15 @@ class ServiceDefinition:
         area: its area of the contract, for example `task`.
         build: makes its parts for a runtime.
         port_offset: its gRPC port above the port base.
+        hears: its queues, and the patterns of events that each is bound to. Known before the service runs, so that
+            whichever process comes first can declare them all: an event that is published before would miss them.
     """
 
     name: str
     area: str
     build: Callable[[Runtime], ServiceParts]
     port_offset: int
+    hears: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def contract(self) -> contract.Service:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from taskman_server.kit.rpc.runtime import Runtime, ServiceDefinition, ServiceParts
-from taskman_server.services.audit.consumers import AuditConsumers
+from taskman_server.services.audit.consumers import HEARS, AuditConsumers
 from taskman_server.services.audit.handlers import AuditHandlers
 
 __all__ = ["SERVICE"]
@@ -19,4 +19,4 @@ def _build(runtime: Runtime) -> ServiceParts:
     return ServiceParts(handlers=AuditHandlers(runtime), subscriptions=AuditConsumers(runtime).subscriptions())
 
 
-SERVICE: Final = ServiceDefinition(name="audit", area="audit", build=_build, port_offset=5)
+SERVICE: Final = ServiceDefinition(name="audit", area="audit", build=_build, port_offset=5, hears=HEARS)

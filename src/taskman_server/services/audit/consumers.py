@@ -11,9 +11,11 @@ from taskman_server.kit.rpc.runtime import Runtime
 from taskman_server.services.audit.rules import draft_of
 from taskman_server.services.audit.store import AuditStore
 
-__all__ = ["QUEUE", "AuditConsumers"]
+__all__ = ["HEARS", "QUEUE", "AuditConsumers"]
 
 QUEUE: Final = "audit.all"
+HEARS: Final = {QUEUE: ("#",)}
+"""The queues of this service, and what each is bound to."""
 
 
 class AuditConsumers:
@@ -26,7 +28,7 @@ class AuditConsumers:
 
     def subscriptions(self) -> list[Subscription]:
         """One queue, bound to every exchange."""
-        return [Subscription(QUEUE, ["#"], self.record)]
+        return [Subscription(QUEUE, HEARS[QUEUE], self.record)]
 
     async def record(self, event: Event, tx: Transaction) -> None:
         """Appends the event to the chain of its organization; of no organization, to the system's chain (``)."""

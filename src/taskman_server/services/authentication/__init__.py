@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from taskman_server.kit.crypto import PasswordHasher
 from taskman_server.kit.rpc import Runtime, ServiceDefinition, ServiceParts
-from taskman_server.services.authentication.consumers import UserEvents
+from taskman_server.services.authentication.consumers import HEARS, UserEvents
 from taskman_server.services.authentication.first_start import ensure_administrator, issue_setup_token
 from taskman_server.services.authentication.handlers import AuthenticationHandlers
 from taskman_server.services.authentication.housekeeping import Housekeeper
@@ -45,4 +45,4 @@ async def rotate_signing_key(runtime: Runtime) -> str:
     return await KeyRing(runtime, AuthenticationStore(runtime.db)).rotate()
 
 
-SERVICE = ServiceDefinition("authentication", "authentication", build, port_offset=0)
+SERVICE = ServiceDefinition("authentication", "authentication", build, port_offset=0, hears=HEARS)

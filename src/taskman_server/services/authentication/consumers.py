@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from taskman_sdk import codec
 from taskman_sdk.proto.taskman.user.v1.user_pb import UserEvent
@@ -11,9 +12,11 @@ from taskman_server.kit.outbox import Event, RejectEvent, Subscription
 from taskman_server.kit.rpc import Runtime
 from taskman_server.services.authentication.store import AuthenticationStore
 
-__all__ = ["QUEUE", "UserEvents"]
+__all__ = ["HEARS", "QUEUE", "UserEvents"]
 
-QUEUE = "authentication.users"
+QUEUE: Final = "authentication.users"
+HEARS: Final = {QUEUE: ("user.created", "user.updated", "user.deactivated", "user.activated")}
+"""The queues of this service, and what each is bound to."""
 
 
 class UserEvents:
@@ -25,8 +28,7 @@ class UserEvents:
 
     def subscriptions(self) -> Sequence[Subscription]:
         """What to listen to."""
-        names = ["user.created", "user.updated", "user.deactivated", "user.activated"]
-        return [Subscription(QUEUE, names, self.handle)]
+        return [Subscription(QUEUE, HEARS[QUEUE], self.handle)]
 
     async def handle(self, event: Event, tx: Transaction) -> None:
         """Takes over one change of a user."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from taskman_server.kit.rpc.runtime import Runtime, ServiceDefinition, ServiceParts
-from taskman_server.services.authorization.consumers import AuthorizationConsumers
+from taskman_server.services.authorization.consumers import HEARS, AuthorizationConsumers
 from taskman_server.services.authorization.copy import Copy, Keeper
 from taskman_server.services.authorization.handlers import AuthorizationHandlers
 
@@ -25,4 +25,4 @@ def _build(runtime: Runtime) -> ServiceParts:
     )
 
 
-SERVICE: Final = ServiceDefinition(name="authorization", area="authorization", build=_build, port_offset=1)
+SERVICE: Final = ServiceDefinition(name="authorization", area="authorization", build=_build, port_offset=1, hears=HEARS)

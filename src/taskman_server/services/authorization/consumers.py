@@ -17,9 +17,11 @@ from taskman_server.kit.db import Transaction
 from taskman_server.kit.outbox import Event, RejectEvent, Subscription
 from taskman_server.services.authorization.copy import Copy
 
-__all__ = ["AuthorizationConsumers"]
+__all__ = ["HEARS", "AuthorizationConsumers"]
 
 QUEUE: Final = "authorization.iam"
+HEARS: Final = {QUEUE: tuple(name for name, kind in contract.events().items() if kind.area == "iam")}
+"""The queues of this service, and what each is bound to."""
 
 
 class AuthorizationConsumers:
@@ -30,8 +32,7 @@ class AuthorizationConsumers:
 
     def subscriptions(self) -> list[Subscription]:
         """One queue."""
-        names = [name for name, kind in contract.events().items() if kind.area == "iam"]
-        return [Subscription(QUEUE, names, self.iam_changed)]
+        return [Subscription(QUEUE, HEARS[QUEUE], self.iam_changed)]
 
     async def iam_changed(self, event: Event, tx: Transaction) -> None:
         """Takes the change into the copy.

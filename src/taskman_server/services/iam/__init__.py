@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from taskman_server.kit.rpc.runtime import Runtime, ServiceDefinition, ServiceParts
-from taskman_server.services.iam.consumers import IamConsumers
+from taskman_server.services.iam.consumers import HEARS, IamConsumers
 from taskman_server.services.iam.handlers import IamHandlers
 
 __all__ = ["SERVICE"]
@@ -19,4 +19,4 @@ def _build(runtime: Runtime) -> ServiceParts:
     return ServiceParts(handlers=IamHandlers(runtime), subscriptions=IamConsumers(runtime).subscriptions())
 
 
-SERVICE: Final = ServiceDefinition(name="iam", area="iam", build=_build, port_offset=3)
+SERVICE: Final = ServiceDefinition(name="iam", area="iam", build=_build, port_offset=3, hears=HEARS)

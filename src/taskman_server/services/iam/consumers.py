@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from taskman_sdk import codec
 from taskman_sdk.proto.taskman.user.v1.user_pb import UserEvent
 from taskman_server.kit.db import Transaction
@@ -11,7 +13,11 @@ from taskman_server.services.iam import defaults
 from taskman_server.services.iam.provisioning import provision
 from taskman_server.services.iam.store import ROLES, IamStore
 
-__all__ = ["IamConsumers"]
+__all__ = ["HEARS", "IamConsumers"]
+
+QUEUE: Final = "iam.user"
+HEARS: Final = {QUEUE: ("user.created",)}
+"""The queues of this service, and what each is bound to."""
 
 
 class IamConsumers:
@@ -23,7 +29,7 @@ class IamConsumers:
 
     def subscriptions(self) -> list[Subscription]:
         """One queue."""
-        return [Subscription("iam.user", ["user.created"], self.user_created)]
+        return [Subscription(QUEUE, HEARS[QUEUE], self.user_created)]
 
     async def user_created(self, event: Event, tx: Transaction) -> None:
         """Gives the user its first role, unless a direct call has done so.

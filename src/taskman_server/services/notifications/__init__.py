@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from taskman_server.kit.rpc.runtime import Runtime, ServiceDefinition, ServiceParts
-from taskman_server.services.notifications.consumers import NotificationConsumers
+from taskman_server.services.notifications.consumers import HEARS, NotificationConsumers
 from taskman_server.services.notifications.forgetting import Forgetful, Forgetting
 from taskman_server.services.notifications.handlers import NotificationHandlers
 from taskman_server.services.notifications.mail import mail_sender
@@ -41,4 +41,4 @@ def _build(runtime: Runtime) -> ServiceParts:
     )
 
 
-SERVICE: Final = ServiceDefinition(name="notifications", area="notification", build=_build, port_offset=6)
+SERVICE: Final = ServiceDefinition(name="notifications", area="notification", build=_build, port_offset=6, hears=HEARS)

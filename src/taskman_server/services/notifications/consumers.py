@@ -20,12 +20,18 @@ from taskman_server.services.notifications.queue import DeliveryQueue
 from taskman_server.services.notifications.rules import one_line, webhook_body, webhook_wants
 from taskman_server.services.notifications.store import NotificationStore
 
-__all__ = ["NotificationConsumers"]
+__all__ = ["HEARS", "NotificationConsumers"]
 
 M = TypeVar("M", bound="codec.Message[Any]")
 USERS: Final = "notifications.users"
 PEOPLE: Final = "notifications.people"
 WEBHOOKS: Final = "notifications.webhooks"
+HEARS: Final = {
+    USERS: ("user.created", "user.updated", "user.activated", "user.deactivated"),
+    PEOPLE: ("task.assigned", "auth.registration.repeated"),
+    WEBHOOKS: ("#",),
+}
+"""The queues of this service, and what each is bound to."""
 
 
 class NotificationConsumers:
@@ -39,11 +45,9 @@ class NotificationConsumers:
     def subscriptions(self) -> list[Subscription]:
         """A queue for each concern, so that one that stands does not hold up the others."""
         return [
-            Subscription(
-                USERS, ["user.created", "user.updated", "user.activated", "user.deactivated"], self.user_changed
-            ),
-            Subscription(PEOPLE, ["task.assigned", "auth.registration.repeated"], self.tell_people),
-            Subscription(WEBHOOKS, ["#"], self.tell_webhooks),
+            Subscription(USERS, HEARS[USERS], self.user_changed),
+            Subscription(PEOPLE, HEARS[PEOPLE], self.tell_people),
+            Subscription(WEBHOOKS, HEARS[WEBHOOKS], self.tell_webhooks),
         ]
 
     async def user_changed(self, event: Event, tx: Transaction) -> None:
