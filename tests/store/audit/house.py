@@ -29,8 +29,7 @@ from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, Batc
 from taskman_server.kit.broker import Message
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import ManualClock
-from taskman_server.kit.db.migrate import upgrade
-from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.db import Database
 from taskman_server.kit.event_tables import OUTBOX
 from taskman_server.kit.events import Event
 from taskman_server.kit.guard import Guard
@@ -41,6 +40,7 @@ from taskman_server.kit.paging import Pager
 from taskman_server.kit.rpc import CallOptions, Channels, Pipeline, Principal, Runtime, ServiceDefinition, ServiceParts
 from taskman_server.kit.telemetry import Telemetry
 from taskman_server.settings import Settings
+from tests.store.databases import Databases, SqliteDatabases
 from tests.store.support import until
 
 M = TypeVar("M", bound="codec.Message[Any]")
@@ -93,7 +93,7 @@ class House:
     definition: ServiceDefinition
     peers: Peers
     clock: ManualClock
-    db: SqliteDatabase
+    db: Database
     broker: EmbeddedBroker
     runtime: Runtime
     parts: ServiceParts
@@ -141,7 +141,11 @@ class House:
             stats = await self.broker.stats()
             return not row.n and not any(each.ready or each.unsettled for each in stats.values())
 
-        await until(quiet)
+        async def still() -> bool:
+            # What was in a queue while the outbox was looked at may be in the outbox by now.
+            return all([await quiet() for _ in range(3)])
+
+        await until(still)
 
     async def rows(self, sql: str) -> list[Any]:
         """Rows of a query of the test's own."""
@@ -155,20 +159,25 @@ class House:
 @asynccontextmanager
 async def open_house(
     definition: ServiceDefinition,
-    folder: Path,
+    where: Path | Databases,
     *,
     peers: Peers | None = None,
     clock: ManualClock | None = None,
     build: Callable[[Runtime], ServiceParts] | None = None,
     run: bool = True,
+    broker_file: str = "broker.db",
     **settings: Any,
 ) -> AsyncIterator[House]:
-    """The service on files in a folder; with `run`, its relay, consumers and workers are at work."""
-    upgrade(folder / "service.db", definition.migrations)
-    db = SqliteDatabase(folder / "service.db", durability="normal")
+    """The service on databases, or on files in a folder; with `run`, its relay, consumers and workers are at work.
+
+    A second one on the same databases, with another broker, is another process of the service.
+    """
+    databases = SqliteDatabases(where, "service") if isinstance(where, Path) else where
+    folder = databases.folder
+    db = await databases.open(definition)
     # Ids, and with them the consumers' inbox, go by the machine's time.
     peers, clock = peers or Peers(), clock or ManualClock(datetime.now(UTC))
-    broker = await EmbeddedBroker.open(folder / "broker.db", clock=clock, retry_pause=0.01)
+    broker = await EmbeddedBroker.open(folder / broker_file, clock=clock, retry_pause=0.01)
     relay = Relay(db, broker)
     channels = Channels({"user": peers, "authorization": peers})
     telemetry = Telemetry(definition.name, CollectorRegistry())

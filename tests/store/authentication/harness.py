@@ -1,4 +1,4 @@
-"""The services that an account needs, each on a database file of its own, wired as `app` wires them.
+"""The services that an account needs, each on a database of its own, wired as `app` wires them.
 
 All parts are the real ones: broker, outbox, relays, consumers, pipelines, peers.
 """
@@ -6,14 +6,11 @@ All parts are the real ones: broker, outbox, relays, consumers, pipelines, peers
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -30,12 +27,12 @@ from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import (
 )
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import ManualClock
-from taskman_server.kit.db.migrate import upgrade
-from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.db import Database
 from taskman_server.kit.event_tables import OUTBOX
 from taskman_server.kit.events import Event
 from taskman_server.kit.guard import Guard
 from taskman_server.kit.identity import Authenticator
+from taskman_server.kit.ids import new_id
 from taskman_server.kit.outbox import Consumer, Outbox, Relay, Subscription
 from taskman_server.kit.paging import Pager
 from taskman_server.kit.rpc import (
@@ -59,6 +56,7 @@ from taskman_server.services.notifications import SERVICE as NOTIFICATIONS
 from taskman_server.services.users import SERVICE as USERS
 from taskman_server.services.users.store import METADATA as USER_TABLES
 from taskman_server.settings import Settings
+from tests.store.databases import Databases, databases_in
 from tests.store.support import open_to
 
 M = TypeVar("M", bound="codec.Message[Any]")
@@ -66,14 +64,6 @@ PASSWORD: Final = "a-stapled-otter-91"
 DEFINITIONS: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, NOTIFICATIONS)
 TABLES: Final = {"authentication": AUTHENTICATION_TABLES, "users": USER_TABLES}
 PUBLIC_URL: Final = "http://taskman.test"
-
-
-@cache
-def _schema(definition: ServiceDefinition) -> Path:
-    """A migrated, empty database, made once a process."""
-    path = Path(mkdtemp()) / f"{definition.name}.db"
-    upgrade(path, definition.migrations)
-    return path
 
 
 @dataclass
@@ -154,16 +144,21 @@ class House:
         """The rows of a service's table that have these values, in the order they were made."""
         columns = TABLES[service].tables[table].c
         statement = sa.select(*columns).where(*(columns[name] == value for name, value in values.items()))
-        return await self.runtime(service).db.fetch_all(statement.order_by(sa.literal_column("rowid")))
+        db = self.runtime(service).db
+        made = "rowid" if db.dialect.name == "sqlite" else "xmin::text::bigint"
+        return await db.fetch_all(statement.order_by(sa.literal_column(made)))
 
     async def settled(self) -> None:
         """Returns when every event so far has reached and left every consumer."""
-        while True:
+        quiet = 0
+        while quiet < 3:  # what was in a queue while the outboxes were looked at may be in the next outbox by now
             waiting = [await service.relay.pending() for service in self.services.values()]
             queues = await self.broker.stats()
-            if not any(waiting) and not any(stats.ready or stats.unsettled for stats in queues.values()):
-                return
-            await asyncio.sleep(0.002)
+            if any(waiting) or any(stats.ready or stats.unsettled for stats in queues.values()):
+                quiet = 0
+                await asyncio.sleep(0.002)
+            else:
+                quiet += 1
 
     async def events(self, *names: str) -> list[Event]:
         """What was heard of these names, in order, once all is settled."""
@@ -177,8 +172,12 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(folder: Path, *, events: bool = True, **settings: Any) -> AsyncIterator[House]:
-    """The services on databases in `folder`; `events=False` leaves every event in its outbox."""
+async def open_house(
+    where: Path | Databases, *, events: bool = True, clock: ManualClock | None = None, **settings: Any
+) -> AsyncIterator[House]:
+    """The services on databases, or on files in a folder; `events=False` leaves every event in its outbox."""
+    databases = databases_in(where)
+    folder = databases.folder
     chosen = Settings(
         **{
             "data": folder,
@@ -191,18 +190,15 @@ async def open_house(folder: Path, *, events: bool = True, **settings: Any) -> A
         }
     )
     # Ids tell the real time, and consumers refuse events that seem to be years old.
-    clock = ManualClock(datetime.now(UTC))
+    clock = clock or ManualClock(datetime.now(UTC))
     registry = CollectorRegistry()
     channels = Channels({})
     async with AsyncExitStack() as stack:
-        broker = await EmbeddedBroker.open(folder / "broker.db")
+        broker = await EmbeddedBroker.open(folder / ("broker.db" if events else f"broker-{new_id('test')}.db"))
         stack.push_async_callback(broker.close)
         services: dict[str, Service] = {}
         for definition in DEFINITIONS:
-            path = folder / f"{definition.name}.db"
-            if not path.exists():
-                shutil.copy(_schema(definition), path)
-            db = SqliteDatabase(path, durability="normal")
+            db = await databases.open(definition)
             stack.push_async_callback(db.close)
             service = _build(definition, db, chosen, broker, channels, clock, registry)
             services[definition.name] = service
@@ -218,7 +214,7 @@ async def open_house(folder: Path, *, events: bool = True, **settings: Any) -> A
 
 def _build(
     definition: ServiceDefinition,
-    db: SqliteDatabase,
+    db: Database,
     settings: Settings,
     broker: EmbeddedBroker,
     channels: Channels,

@@ -15,6 +15,7 @@ from taskman_server.kit.crypto import PasswordHasher
 from taskman_server.kit.rpc import service_principal
 from taskman_server.services.authentication.rules import ACCOUNT_LIMIT, ADDRESS_LIMIT, PAIR_LIMIT
 from tests.store.authentication.harness import PASSWORD, TABLES, House, open_house
+from tests.store.databases import Databases
 
 HOME, ATTACKER = "203.0.113.7", "198.51.100.66"
 TESTS = service_principal("tests", "default", "user_admin")
@@ -208,14 +209,14 @@ async def test_a_flood_of_sign_ins_is_told_to_come_back(house: House, monkeypatc
     assert all(error.reason == "PASSWORD_QUEUE_FULL" and error.retry_after for error in refused)
 
 
-async def test_sessions_and_brakes_survive_a_restart(tmp_path: Any) -> None:
+async def test_sessions_and_brakes_survive_a_restart(databases: Databases) -> None:
     """AUTHN-4: the database is the truth."""
-    async with open_house(tmp_path) as house:
+    async with open_house(databases) as house:
         tokens, ann = await house.person("ann@example.com")
         await house.register("bob@example.com")
         for _ in range(PAIR_LIMIT.free + 6):
             await _fails(house, "bob@example.com")
         await house.settled()
-    async with open_house(tmp_path) as house:
+    async with open_house(databases) as house:
         assert await house.validate(tokens.access_token) == ann
         assert (await _fails(house, "bob@example.com", PASSWORD)).reason == "LOGIN_THROTTLED"

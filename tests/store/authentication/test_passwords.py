@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +34,7 @@ from taskman_server.services.authentication import ensure_administrator, issue_s
 from taskman_server.services.authentication.rules import PAIR_LIMIT
 from tests.store.authentication.harness import PASSWORD, PUBLIC_URL, House, open_house
 from tests.store.authentication.test_registration import _cut
+from tests.store.databases import Databases
 from tests.store.support import until
 
 NEW = "quite-another-badger"
@@ -294,9 +294,9 @@ async def _roles(house: House, user: str) -> list[str]:
 
 
 @pytest.mark.parametrize("signup", ["open", "closed", "organization"])
-async def test_the_first_start_makes_an_administrator_with_a_token_used_once(tmp_path: Path, signup: str) -> None:
+async def test_the_first_start_makes_an_administrator_with_a_token_used_once(databases: Databases, signup: str) -> None:
     """OPS-1: in the organization `default`, whoever else may sign up."""
-    async with open_house(tmp_path, signup=signup) as house:
+    async with open_house(databases, signup=signup) as house:
         runtime = house.runtime("authentication")
         void = await issue_setup_token(runtime)
         token = await issue_setup_token(runtime)

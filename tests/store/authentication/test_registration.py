@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from taskman_server.kit.outbox import RejectEvent
 from taskman_server.kit.rpc import CallOptions, Channel, service_principal
 from taskman_server.services.authentication.handlers.registration import BEAT
 from tests.store.authentication.harness import PASSWORD, House, open_house
+from tests.store.databases import Databases
 
 
 class Cut:
@@ -88,7 +88,9 @@ async def test_a_known_address_gets_the_same_answer_and_its_owner_is_told(house:
     assert len(await house.events("auth.registration.repeated")) == 2
 
 
-async def test_a_known_address_takes_as_long_as_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_known_address_takes_as_long_as_a_new_one(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """AUTHN-5: both hash, and both answers leave on the next beat after that."""
     hashed = 0.0
     original = PasswordHasher.hash
@@ -100,7 +102,7 @@ async def test_a_known_address_takes_as_long_as_a_new_one(tmp_path: Path, monkey
         return answer
 
     monkeypatch.setattr(PasswordHasher, "hash", hash_and_note)
-    async with open_house(tmp_path, password_hash="standard") as house:
+    async with open_house(databases, password_hash="standard") as house:
         await house.register("ann@example.com")
         spent: dict[str, list[float]] = {"known": [], "new": []}
         for number in range(5):
@@ -127,9 +129,9 @@ async def test_no_password_leaves_the_service(house: House) -> None:
 
 
 @pytest.mark.parametrize(("signup", "reason"), [("closed", "SIGNUP_CLOSED"), ("invite", "SIGNUP_CLOSED")])
-async def test_where_sign_up_is_closed_nobody_gets_in(tmp_path: Path, signup: str, reason: str) -> None:
+async def test_where_sign_up_is_closed_nobody_gets_in(databases: Databases, signup: str, reason: str) -> None:
     """OPEN-POINTS 22: the answer is the same for every address, and nothing was looked up."""
-    async with open_house(tmp_path, events=False, signup=signup) as house:
+    async with open_house(databases, events=False, signup=signup) as house:
         for email in ("ann@example.com", "bob@example.com"):
             with pytest.raises(PermissionDeniedError) as caught:
                 await house.register(email)
@@ -137,9 +139,9 @@ async def test_where_sign_up_is_closed_nobody_gets_in(tmp_path: Path, signup: st
         assert await house.rows("users", "users") == []
 
 
-async def test_each_sign_up_can_have_an_organization_of_its_own(tmp_path: Path) -> None:
+async def test_each_sign_up_can_have_an_organization_of_its_own(databases: Databases) -> None:
     """OPEN-POINTS 22: `organization`; its first user administers it and cannot see another's."""
-    async with open_house(tmp_path, signup="organization") as house:
+    async with open_house(databases, signup="organization") as house:
         _, ann = await house.person("ann@example.com")
         _, bob = await house.person("bob@example.com")
         assert ann.organization.startswith("org_")

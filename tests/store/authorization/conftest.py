@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
+from tests.store.databases import Databases
 from tests.store.iam.harness import House, open_house
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(databases: Databases) -> AsyncIterator[House]:
     """Services of their own on empty databases."""
-    async with open_house(tmp_path) as opened:
+    async with open_house(databases) as opened:
         yield opened

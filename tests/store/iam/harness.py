@@ -1,4 +1,4 @@
-"""Users, IAM and Authorization as they are, each on a file of its own, connected in process and by the broker."""
+"""Users, IAM and Authorization as they are, each on a database of its own, connected in process and by the broker."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ from taskman_sdk.proto.taskman.iam.v1.iam_pb import (
 from taskman_sdk.proto.taskman.user.v1.user_pb import CreateUserRequest, User
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import ManualClock
-from taskman_server.kit.db.migrate import upgrade
-from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.guard import Guard
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.outbox import Consumer, Event, Outbox, Relay
@@ -51,6 +49,7 @@ from taskman_server.kit.rpc import (
 from taskman_server.kit.telemetry import Telemetry
 from taskman_server.services import authorization, iam, users
 from taskman_server.settings import Settings
+from tests.store.databases import Databases, databases_in
 from tests.store.support import open_to
 
 M = TypeVar("M", bound="codec.Message[Any]")
@@ -170,7 +169,11 @@ class House:
             stats = await self.broker.stats()
             return not any(waiting) and not any(stats[q].ready or stats[q].unsettled for q in queues)
 
-        await until(quiet)
+        async def still() -> bool:
+            # What was in a queue while the outboxes were looked at may be in the next outbox by now.
+            return all([await quiet() for _ in range(3)])
+
+        await until(still)
 
     def named(self, name: str) -> list[Event]:
         """The events of a name that were published, in order."""
@@ -188,19 +191,31 @@ async def until(condition: Callable[[], Any], seconds: float = 20) -> None:
 
 
 @asynccontextmanager
-async def open_house(folder: Path) -> AsyncIterator[House]:
-    """The services on files in a folder."""
+async def open_house(where: Path | Databases, *, beside: House | None = None) -> AsyncIterator[House]:
+    """The services on databases, or on files in a folder.
+
+    With `beside`, another process of each service on the databases of that house: it answers calls, and leaves what
+    else there is to do to the first.
+    """
+    databases = databases_in(where)
+    folder = databases.folder
     # Ids carry the machine's time, and the inbox looks at it.
-    clock = ManualClock(datetime.now(UTC))
+    clock = beside.clock if beside else ManualClock(datetime.now(UTC))
     async with AsyncExitStack() as stack:
-        broker = await EmbeddedBroker.open(folder / "broker.db", retry_pause=0.01)
-        stack.push_async_callback(broker.close)
-        await broker.declare("test.everything", ["#"])  # as the audit's queue does: no event is without a way
+        if beside:
+            broker = beside.broker
+        else:
+            broker = await EmbeddedBroker.open(folder / "broker.db", retry_pause=0.01)
+            stack.push_async_callback(broker.close)
+            await broker.declare("test.everything", ["#"])  # as the audit's queue does: no event is without a way
         channels = Channels({})
         house = House(clock, broker, channels, {}, {}, {}, {})
         stack.callback(broker.listen("#", house.events.append))
         for module in (users, iam, authorization):
-            await _open_service(stack, house, folder, module.SERVICE)
+            await _open_service(stack, house, databases, module.SERVICE)
+        if beside:
+            yield house
+            return
         for consumer in house.consumers.values():
             await consumer.start()
             stack.push_async_callback(consumer.stop)
@@ -210,17 +225,14 @@ async def open_house(folder: Path) -> AsyncIterator[House]:
         yield house
 
 
-async def _open_service(stack: AsyncExitStack, house: House, folder: Path, service: ServiceDefinition) -> None:
-    path = folder / f"{service.name}.db"
-    modules = {"users": users, "iam": iam, "authorization": authorization}
-    upgrade(path, Path(str(modules[service.name].__file__)).parent / "migrations")
-    db = SqliteDatabase(path, durability="normal")
+async def _open_service(stack: AsyncExitStack, house: House, databases: Databases, service: ServiceDefinition) -> None:
+    db = await databases.open(service)
     stack.push_async_callback(db.close)
     relay = Relay(db, house.broker)
     telemetry = Telemetry(service.name, CollectorRegistry())
     runtime = Runtime(
         name=service.name,
-        settings=Settings(data=folder),
+        settings=Settings(data=databases.folder),
         db=db,
         broker=house.broker,
         outbox=Outbox(relay.wake),

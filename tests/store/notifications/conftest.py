@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -17,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from taskman_server.services.notifications import SERVICE
 from tests.store.audit.house import House, open_house
+from tests.store.databases import Databases
 from tests.store.notifications.receivers import HookServer, MailServer, hook_server
 
 
@@ -36,9 +36,9 @@ async def hooks() -> AsyncIterator[HookServer]:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, smtp: MailServer) -> AsyncIterator[House]:
+async def house(databases: Databases, smtp: MailServer) -> AsyncIterator[House]:
     """The service with its workers, sending to the mail server; webhooks may go to loopback."""
-    async with open_house(SERVICE, tmp_path, smtp_url=smtp.url, webhook_allow_private=True) as opened:
+    async with open_house(SERVICE, databases, smtp_url=smtp.url, webhook_allow_private=True) as opened:
         yield opened
 
 

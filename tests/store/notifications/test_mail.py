@@ -33,6 +33,7 @@ from taskman_server.kit.ids import new_id
 from taskman_server.kit.rpc import service_principal
 from taskman_server.services.notifications import SERVICE
 from tests.store.audit.house import ORGANIZATION, House, Peers, open_house
+from tests.store.databases import Databases
 from tests.store.notifications.receivers import MailServer, part
 from tests.store.support import until
 
@@ -205,7 +206,7 @@ def reset(link: str = SECRET_LINK) -> SendMailRequest:
 AUTHENTICATION = service_principal("authentication", ORGANIZATION)
 
 
-async def everything(house: House, folder: Path) -> str:
+async def everything(house: House) -> str:
     """All that the service keeps and says, beside the mail itself."""
     texts = [
         repr(await house.rows(f"SELECT * FROM {table}")) for table in ("deliveries", "attempts", "outbox", "inbox")
@@ -215,7 +216,7 @@ async def everything(house: House, folder: Path) -> str:
 
 
 async def test_a_secret_link_is_sent_and_then_nowhere_any_more(
-    house: House, smtp: MailServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    house: House, smtp: MailServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """AUTHN-5, NOTIFY-1: not in rows, attempts, events, lists or logs; and it cannot be sent again."""
     smtp.answers.append(f"451 greylisted {SECRET_LINK}")
@@ -236,7 +237,7 @@ async def test_a_secret_link_is_sent_and_then_nowhere_any_more(
     (delivery,) = await settled(house, 1)
     assert (delivery.id, delivery.event_type) == (answer.delivery, "auth.password.reset_requested")
     assert [a.status_code for a in delivery.attempts] == [451, 250]
-    assert "tok_secret" not in await everything(house, tmp_path)
+    assert "tok_secret" not in await everything(house)
     out, err = capfd.readouterr()
     assert "tok_secret" not in out + err
     with pytest.raises(FailedPreconditionError) as wiped:
@@ -244,7 +245,7 @@ async def test_a_secret_link_is_sent_and_then_nowhere_any_more(
     assert wiped.value.reason == "DELIVERY_CONTENT_WIPED"
 
 
-async def test_a_secret_link_that_was_never_taken_is_wiped_too(house: House, smtp: MailServer, tmp_path: Path) -> None:
+async def test_a_secret_link_that_was_never_taken_is_wiped_too(house: House, smtp: MailServer) -> None:
     """NOTIFY-5: refused for good, or given up after a quarter of an hour."""
     smtp.answers.append(f"554 rejected, contains {SECRET_LINK}")
     await house.call("SendMail", reset(), SendMailResponse, caller=AUTHENTICATION)
@@ -252,7 +253,7 @@ async def test_a_secret_link_that_was_never_taken_is_wiped_too(house: House, smt
     assert [(a.status_code, a.error) for a in delivery.attempts] == [
         (554, "The mail server refused the message with 554.")
     ]
-    assert "tok_secret" not in await everything(house, tmp_path)
+    assert "tok_secret" not in await everything(house)
     smtp.answers.extend(["451 later"] * 10)
     await house.call("SendMail", reset(), SendMailResponse, caller=AUTHENTICATION)
 
@@ -263,7 +264,7 @@ async def test_a_secret_link_that_was_never_taken_is_wiped_too(house: House, smt
 
     await until(given_up)
     assert len((await deliveries(house))[0].attempts) == 5
-    assert "tok_secret" not in await everything(house, tmp_path)
+    assert "tok_secret" not in await everything(house)
 
 
 async def test_mails_with_secrets_are_for_services_alone_and_say_what_they_lack(house: House) -> None:
@@ -310,9 +311,9 @@ async def test_a_mailbox_that_is_not_there_fails_for_good_and_a_full_one_is_trie
     assert 4 <= pause.total_seconds() <= 6
 
 
-async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(tmp_path: Path) -> None:
+async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(databases: Databases, tmp_path: Path) -> None:
     """NOTIFY-1, OPS-1: a self-hosted start needs no mail server."""
-    async with open_house(SERVICE, tmp_path) as house:
+    async with open_house(SERVICE, databases) as house:
         await house.publish(created(house, ANN))
         (delivery,) = await settled(house, 1)
         (file,) = (tmp_path / "mail").iterdir()
@@ -330,11 +331,12 @@ async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(tmp_pat
         assert list((tmp_path / "mail").iterdir()) == [file]
 
 
+@pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 async def test_no_byte_of_a_link_is_left_in_the_database_once_it_was_delivered(tmp_path: Path, house: House) -> None:
     """NOTIFY-1, AUTHN-4: neither in the file nor in its log, though other mails came and went around it."""
 
     def there(token: str) -> bool:
-        return any(token.encode() in file.read_bytes() for file in tmp_path.glob("service.db*"))
+        return any(token.encode() in file.read_bytes() for file in tmp_path.glob("notifications.db*"))
 
     tokens = [f"tok_{n:03}_0123456789abcdef" for n in range(48)]
 
@@ -346,7 +348,7 @@ async def test_no_byte_of_a_link_is_left_in_the_database_once_it_was_delivered(t
             variables=[MailVariable(name="link", substitution=link + "&x=" + "y" * (int(token[4:7]) * 20))],
         )
 
-    reading = apsw.Connection(str(tmp_path / "service.db"))
+    reading = apsw.Connection(str(tmp_path / "notifications.db"))
     reading.execute("BEGIN")
     reading.execute("SELECT count(*) FROM deliveries").fetchall()
     for token in tokens:
@@ -361,7 +363,9 @@ async def test_no_byte_of_a_link_is_left_in_the_database_once_it_was_delivered(t
     await until(gone)
 
 
-async def test_a_mail_in_a_file_can_be_read_and_its_link_be_copied_with_any_program(tmp_path: Path) -> None:
+async def test_a_mail_in_a_file_can_be_read_and_its_link_be_copied_with_any_program(
+    databases: Databases, tmp_path: Path
+) -> None:
     """NOTIFY-1, AUTHN-4: no line is wrapped and nothing is escaped, however long the link and whatever the name."""
     link = SECRET_LINK + "x" * 100
     request = SendMailRequest(
@@ -372,7 +376,7 @@ async def test_a_mail_in_a_file_can_be_read_and_its_link_be_copied_with_any_prog
             MailVariable(name="display_name", substitution="Jörg Grün"),
         ],
     )
-    async with open_house(SERVICE, tmp_path) as house:
+    async with open_house(SERVICE, databases) as house:
         await house.call("SendMail", request, SendMailResponse, caller=AUTHENTICATION)
         await settled(house, 1)
         (file,) = (tmp_path / "mail").iterdir()
@@ -396,7 +400,7 @@ async def test_an_event_that_comes_twice_is_mailed_once(house: House, smtp: Mail
     assert len(await deliveries(house)) == 1
 
 
-async def test_events_that_make_no_sense_are_set_aside(house: House, tmp_path: Path) -> None:
+async def test_events_that_make_no_sense_are_set_aside(house: House) -> None:
     """EVENT-1: they go to the dead-letter queue, and the others go on."""
     await house.publish(house.event("user.created", {}), house.event("task.assigned", {"task": 7}))
     stats = await house.broker.stats()
@@ -404,16 +408,16 @@ async def test_events_that_make_no_sense_are_set_aside(house: House, tmp_path: P
     assert stats["notifications.people"].dead == 1
 
 
-async def test_the_worker_ends_at_once_and_what_was_due_goes_out_at_the_next_start(tmp_path: Path) -> None:
+async def test_the_worker_ends_at_once_and_what_was_due_goes_out_at_the_next_start(databases: Databases) -> None:
     """NOTIFY-5: a clean stop loses nothing."""
     peers = Peers()
-    async with open_house(SERVICE, tmp_path, peers=peers, run=False) as house:
+    async with open_house(SERVICE, databases, peers=peers, run=False) as house:
         worker = asyncio.create_task(house.parts.workers[0].run())
         await asyncio.sleep(0)
         worker.cancel()
         assert await asyncio.gather(worker, return_exceptions=True)
         await house.call("SendMail", reset(), SendMailResponse, caller=AUTHENTICATION)
         clock = house.clock
-    async with open_house(SERVICE, tmp_path, peers=peers, clock=clock) as house:
+    async with open_house(SERVICE, databases, peers=peers, clock=clock) as house:
         (delivery,) = await settled(house, 1)
         assert len(delivery.attempts) == 1

@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from taskman_server.services.notifications import SERVICE
 from taskman_server.services.notifications.rules import Address, webhook_secret
 from taskman_server.services.notifications.webhooks import WebhookSender
 from tests.store.audit.house import House, open_house
+from tests.store.databases import Databases
 from tests.store.notifications.conftest import Certificates
 from tests.store.notifications.receivers import Answer, HookServer, hook_server
 from tests.store.support import until
@@ -55,10 +55,10 @@ async def create(house: House, url: str, *event_types: str, **values: object) ->
     ],
 )
 async def test_urls_that_could_never_be_called_are_refused_when_they_are_set(
-    tmp_path: Path, url: str, reason: str
+    databases: Databases, url: str, reason: str
 ) -> None:
     """NOTIFY-7: with the field and what is wanted."""
-    async with open_house(SERVICE, tmp_path, run=False) as house:
+    async with open_house(SERVICE, databases, run=False) as house:
         with pytest.raises(InvalidArgumentError) as refused:
             await create(house, url)
         assert refused.value.reason in (reason, "FIELD_INVALID")
@@ -124,10 +124,10 @@ async def test_one_private_address_among_those_of_a_name_is_enough_to_refuse(
 
 
 async def test_the_address_behind_a_name_is_for_our_log_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    databases: Databases, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """NOTIFY-7: a tenant must not read our internal DNS in the errors of deliveries."""
-    async with open_house(SERVICE, tmp_path) as house:
+    async with open_house(SERVICE, databases) as house:
 
         async def inside(host: str, port: int) -> Sequence[Address]:
             return [IPv4Address("10.99.88.77")]

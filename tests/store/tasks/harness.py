@@ -1,4 +1,4 @@
-"""The Task service on a database file of its own, called through its pipeline.
+"""The Task service on a database of its own, called through its pipeline.
 
 Around it stand two answers of its peers: who the users are, and what the policies that every organization begins with
 (`services.iam.defaults`) come to for a user's role.
@@ -38,8 +38,7 @@ from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, Batc
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.cel import combine
 from taskman_server.kit.clock import ManualClock
-from taskman_server.kit.db.migrate import upgrade
-from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.db import Database
 from taskman_server.kit.event_tables import OUTBOX
 from taskman_server.kit.events import Event
 from taskman_server.kit.guard import Guard
@@ -52,6 +51,7 @@ from taskman_server.kit.telemetry import Telemetry
 from taskman_server.services import tasks
 from taskman_server.services.iam.defaults import POLICIES, ROLES
 from taskman_server.settings import Settings
+from tests.store.databases import Databases, databases_in
 
 M = TypeVar("M", bound="codec.Message[Any]")
 MIGRATIONS = Path(tasks.__file__).parent / "migrations"
@@ -129,7 +129,7 @@ class House:
 
     peers: Peers
     clock: ManualClock
-    db: SqliteDatabase
+    db: Database
     runtime: Runtime
     pipeline: Pipeline
 
@@ -189,19 +189,26 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(folder: Path) -> AsyncIterator[House]:
-    """The service on files in a folder."""
-    upgrade(folder / "tasks.db", MIGRATIONS)
-    db = SqliteDatabase(folder / "tasks.db")
-    broker = await EmbeddedBroker.open(folder / "broker.db")
-    peers, clock = Peers(), ManualClock()
+async def open_house(
+    where: Path | Databases, *, peers: Peers | None = None, clock: ManualClock | None = None, broker: str = "broker.db"
+) -> AsyncIterator[House]:
+    """The service on databases, or on files in a folder.
+
+    A second one on the same databases, with the peers and the clock of the first and a broker of another name, is
+    another process of the service.
+    """
+    databases = databases_in(where)
+    db = await databases.open(tasks.SERVICE)
+    folder = databases.folder
+    opened = await EmbeddedBroker.open(folder / broker)
+    peers, clock = peers or Peers(), clock or ManualClock()
     channels = Channels({"user": peers, "authorization": peers})
     telemetry = Telemetry("tasks", CollectorRegistry())
     runtime = Runtime(
         name="tasks",
         settings=Settings(data=folder),
         db=db,
-        broker=broker,
+        broker=opened,
         outbox=Outbox(lambda: None),
         channels=channels,
         authenticator=Authenticator(channels, "tasks", clock),
@@ -215,7 +222,7 @@ async def open_house(folder: Path) -> AsyncIterator[House]:
         yield House(peers, clock, db, runtime, pipeline)
     finally:
         await db.close()
-        await broker.close()
+        await opened.close()
 
 
 def shared_rows() -> Iterator[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
 from taskman_server.kit.filters import list_environment
 from taskman_server.services.tasks import rules
 from taskman_server.services.tasks.store.search import fold
+from tests.store.databases import KINDS, PostgresStock, lent_databases
 from tests.store.tasks.harness import House, open_house
 
 _FILTER = list_environment(Task)
@@ -174,6 +175,7 @@ def _sort_key(task: Task, name: str) -> Any:
     return (0, 0) if value is None else (value.seconds, value.nanos)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 # no shrinking: each example is a service of its own, and the assertion names the question
 @settings(
     max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
@@ -193,12 +195,14 @@ def _sort_key(task: Task, name: str) -> Any:
         max_size=12,
     ),
 )
-def test_a_list_is_what_looking_at_every_task_finds(seed: int, questions: Sequence[tuple[Any, ...]]) -> None:
+def test_a_list_is_what_looking_at_every_task_finds(
+    kind: str, postgres_stock: Callable[[], PostgresStock], seed: int, questions: Sequence[tuple[Any, ...]]
+) -> None:
     """AUTHZ-5, TASK-6: random tasks × filters × policies × orders; all pages together, no gap, no repeat, sorted."""
 
     async def check() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            async with open_house(Path(folder)) as house:
+            async with lent_databases(kind, Path(folder), postgres_stock) as databases, open_house(databases) as house:
                 world = _World(house, seed)
                 await world.fill(40)
                 for text, policy, order, descending, size, narrowed in questions:

@@ -46,7 +46,7 @@ async def test_assignees_come_and_leave_each_with_an_event_of_who(house: House) 
         ("task.unassigned", [ann, bob], ["assignees"]),
     ]
     assert [e.before and list(e.before.assignees) for _, e in events] == [[ann], [ann, cem, bob]]
-    assert await house.rows("SELECT user FROM task_assignees") == [(cem,)]
+    assert await house.rows('SELECT "user" FROM task_assignees') == [(cem,)]
 
 
 async def test_only_who_may_see_the_project_is_assigned(house: House) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -41,6 +40,7 @@ from taskman_sdk.proto.taskman.user.v1.user_pb import (
 )
 from taskman_server.kit.rpc import ANONYMOUS, Principal, service_principal
 from tests.store.authentication.harness import House, open_house
+from tests.store.databases import Databases
 
 AUTHENTICATION = service_principal("authentication", "")
 
@@ -236,9 +236,9 @@ async def test_letting_in_again_is_done_once_and_told(house: House) -> None:
         await house.call("UserService.ActivateUser", ActivateUserRequest(user=root.id), User, caller=ann)
 
 
-async def test_users_are_not_created_where_that_would_tell_who_is_elsewhere(tmp_path: Path) -> None:
+async def test_users_are_not_created_where_that_would_tell_who_is_elsewhere(databases: Databases) -> None:
     """USER-1: with an organization for each sign-up, a taken address is answered like any other one."""
-    async with open_house(tmp_path, signup="organization") as house:
+    async with open_house(databases, signup="organization") as house:
         boss = await _person(house, "boss@example.com", "admin", organization="org_b")
         root = await _person(house, "root@example.com", "admin", organization="default")
         errors = []
@@ -412,10 +412,10 @@ async def test_a_registration_makes_one_user_however_often_it_is_asked(house: Ho
     ],
 )
 async def test_the_settings_say_where_a_sign_up_lands(
-    tmp_path: Path, signup: str, caller: str, organization: str
+    databases: Databases, signup: str, caller: str, organization: str
 ) -> None:
     """OPEN-POINTS 22: unless the calling service speaks for an organization."""
-    async with open_house(tmp_path, events=False, signup=signup) as house:
+    async with open_house(databases, events=False, signup=signup) as house:
         principal = service_principal("authentication", caller)
         answers = [await _provision(house, f"{name}@example.com", caller=principal) for name in ("ann", "bob")]
         assert all(answer.organization.startswith(organization) for answer in answers)

@@ -1,16 +1,11 @@
-"""The schema of the task database, and that what is hot has an index."""
+"""That what is hot has an index on SQLite; `test_plans` asks PostgreSQL."""
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
 from taskman_sdk.proto.taskman.task.v1.task_pb import (
     GetTaskRequest,
@@ -22,51 +17,10 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
     SearchTasksResponse,
     Task,
 )
-from taskman_server.kit.db.migrate import downgrade, upgrade
-from taskman_server.services.tasks.store import FTS_DDL, METADATA
-from tests.store.tasks.harness import MIGRATIONS, House
+from taskman_server.kit.db.sqlite import SqliteDatabase
+from tests.store.tasks.harness import House
 
-
-def _ours(name: str | None, kind: str, *_: Any) -> bool:
-    # FTS5 keeps its parts in tables beside the virtual one
-    return not (kind == "table" and (name or "").startswith("task_search"))
-
-
-def test_the_migrations_make_what_the_store_describes(tmp_path: Path) -> None:
-    """OPS-2: no difference between the tables in `store.py` and those of the migrations."""
-    upgrade(tmp_path / "tasks.db", MIGRATIONS)
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'tasks.db'}")
-    with engine.connect() as connection:
-        options = {"include_name": _ours, "compare_type": True}
-        context = MigrationContext.configure(connection, opts=options)
-        differences = [d for d in compare_metadata(context, METADATA) if not _version(d)]
-        described = connection.exec_driver_sql("SELECT sql FROM sqlite_schema WHERE name = 'task_search'").scalar_one()
-    engine.dispose()
-    assert differences == []
-    assert described == FTS_DDL
-
-
-def _version(difference: Any) -> bool:
-    return bool(difference[0] == "remove_table" and difference[1].name == "alembic_version")
-
-
-def test_the_migrations_lead_back(tmp_path: Path) -> None:
-    """OPS-2: nothing is left, and forward again is the same."""
-    path = tmp_path / "tasks.db"
-
-    def schema() -> list[Any]:
-        with sqlite3.connect(path) as connection:
-            return connection.execute(
-                "SELECT name, sql FROM sqlite_schema WHERE name != 'alembic_version' AND name NOT LIKE 'sqlite_auto%'"
-                " ORDER BY name"
-            ).fetchall()
-
-    upgrade(path, MIGRATIONS)
-    made = schema()
-    assert downgrade(path, MIGRATIONS, "base")
-    assert schema() == []
-    upgrade(path, MIGRATIONS)
-    assert schema() == made
+pytestmark = pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 
 
 class _Plans:
@@ -74,6 +28,7 @@ class _Plans:
 
     def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read: list[tuple[str, Any]] = []
+        assert isinstance(house.db, SqliteDatabase)
         self._path = str(house.db.path)
         read = house.db._read
 
