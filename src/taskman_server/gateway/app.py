@@ -39,13 +39,14 @@ from taskman_server.gateway.http import (
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
 from taskman_server.kit.ids import request_id_of
-from taskman_server.kit.limits import Limiter, Verdict
+from taskman_server.kit.limits import Limiter, SharedLimiter, Verdict
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Channels, Origin, Principal
 
 if TYPE_CHECKING:
     from taskman_server.kit.clock import Clock
     from taskman_server.kit.guard import Guard
     from taskman_server.kit.identity import Authenticator
+    from taskman_server.kit.redis import Redis
     from taskman_server.kit.telemetry import Telemetry
     from taskman_server.settings import Settings
 
@@ -89,6 +90,8 @@ class Gateway:
         telemetry: Telemetry,
         pages: ASGIApp,
         methods: Iterable[Method] | None = None,
+        *,
+        redis: Redis | None = None,
     ) -> None:
         """Args:
         channels: to the services.
@@ -99,6 +102,7 @@ class Gateway:
         telemetry: logs and metrics.
         pages: answers what is not an RPC: health, metrics, documentation.
         methods: the RPCs to answer; all of the contract when None.
+        redis: where all gateways share their limits; None for limits of this process.
         """
         self._channels = channels
         self._authenticator = authenticator
@@ -107,7 +111,7 @@ class Gateway:
         self._telemetry = telemetry
         self._pages = pages
         self._max_body = settings.max_body_bytes
-        self.limiter = Limiter(settings.rate_limit, clock.monotonic) if settings.rate_limit else None
+        self.limiter = _limiter(settings, clock, telemetry, redis)
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
         known = list(contract.methods() if methods is None else methods)
         self._router = Router(known)
@@ -215,16 +219,16 @@ class Gateway:
                 call.principal = await self._authenticator.authenticate(token.strip(), call)
             except UnauthenticatedError:
                 # Who guesses tokens is slowed by address, like everyone who is not signed in.
-                self._limit(request.ip_address, outcome)
+                if self.limiter is not None:
+                    key = request.ip_address
+                    outcome.verdict = self.limiter.take(key) or await self.limiter.more(key)
                 raise
         outcome.principal = call.principal.id
-        self._limit(request.ip_address if call.principal is ANONYMOUS else call.principal.id, outcome)
+        if self.limiter is not None:
+            key = request.ip_address if call.principal is ANONYMOUS else call.principal.id
+            outcome.verdict = self.limiter.take(key) or await self.limiter.more(key)
         if method.permission:
             await self._guard.require_possible(call, method.permission)
-
-    def _limit(self, key: str, outcome: _Outcome) -> None:
-        if self.limiter is not None:
-            outcome.verdict = self.limiter.take(key)
 
     async def _stream(
         self, method: Method, message: codec.Message[Any], options: CallOptions, send: Send, outcome: _Outcome
@@ -296,6 +300,15 @@ def _entry(method: Method) -> _Entry:
         201 if method.name.startswith("Create") else 200,
         any(field.name == "etag" for field in method.output.desc().fields),
     )
+
+
+def _limiter(settings: Settings, clock: Clock, telemetry: Telemetry, redis: Redis | None) -> Limiter | None:
+    if settings.rate_limit is None:
+        return None
+    shadow = settings.rate_limit_shadow
+    if redis is None:
+        return Limiter(settings.rate_limit, clock.monotonic, shadow=shadow, telemetry=telemetry)
+    return SharedLimiter(settings.rate_limit, clock.monotonic, redis, shadow=shadow, telemetry=telemetry)
 
 
 def _timeout(text: str) -> float | None:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import redis.asyncio as client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 if TYPE_CHECKING:
     from taskman_server.kit.telemetry import Telemetry
@@ -298,7 +298,7 @@ class RedisWriteMarks:
     principal, it may have lost it (a flush, an eviction): then nothing is known for as long.
     """
 
-    LASTS: Final = 30.0
+    LASTS: float = 30.0
     _KEPT: Final = 3600.0
     _NOW: Final = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) "
     _PUT: Final = Script(
@@ -309,7 +309,8 @@ class RedisWriteMarks:
     )
     _GET: Final = Script(
         _NOW + "local found = redis.call('GET', KEYS[1]) "
-        "if not found then redis.call('SET', KEYS[1], '?:' .. string.format('%.0f', now), 'PX', ARGV[2]) return '?' end "
+        "if not found then redis.call('SET', KEYS[1], '?:' .. string.format('%.0f', now), 'PX', ARGV[2]) "
+        "return '?' end "
         "local lsn, since = string.match(found, '^(.-):(%d+)$') "
         "if now - tonumber(since) >= tonumber(ARGV[1]) then return '0' end return lsn"
     )
@@ -367,7 +368,7 @@ def _milliseconds(seconds: float) -> int:
 
 def _harmless(error: Exception) -> bool:
     """What Redis refuses while it works: an unknown script, a write when it is full."""
-    return isinstance(error, NoScriptError) or str(error).startswith(("OOM", "MISCONF"))
+    return isinstance(error, (NoScriptError, OutOfMemoryError)) or str(error).startswith("MISCONF")
 
 
 def _said(error: BaseException) -> str:
