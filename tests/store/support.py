@@ -48,6 +48,13 @@ COUNT = Statement(sa.select(sa.func.count().label("n")).select_from(NOTES))
 EFFECT = Statement(sa.insert(EFFECTS).values(event_id=bindparam("event_id"), key=bindparam("key")))
 ALL_EFFECTS = Statement(sa.select(EFFECTS).order_by(EFFECTS.c.sequence))
 
+_N = sa.select(sa.cast(1, sa.BigInteger).label("n")).cte("n", recursive=True)
+_N = _N.union_all(sa.select(_N.c.n + 1).where(_N.c.n < bindparam("top", type_=sa.BigInteger)))
+LONG = Statement(sa.select(sa.func.count().label("n")).select_from(_N))
+"""Counts to `top`: takes as long as one likes."""
+
+OpenDatabase = Callable[..., Awaitable[Database]]
+
 
 def open_to(caller: str, service: contract.Service) -> contract.Service:
     """The service with a caller that no deployment has: a test who sets things up, and may call everything."""

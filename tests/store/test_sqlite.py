@@ -1,4 +1,4 @@
-"""The database: transactions, taking turns, long reads, what can go wrong with a file."""
+"""SQLite: taking turns, group commit, long reads, what can go wrong with a file."""
 
 from __future__ import annotations
 
@@ -11,70 +11,14 @@ from pathlib import Path
 
 import apsw
 import pytest
-import sqlalchemy as sa
-from sqlalchemy import bindparam
-from sqlalchemy.schema import CreateTable
 
 from taskman_server.kit.db import (
-    ConstraintViolation,
     Database,
-    DatabaseError,
     DatabaseUnavailable,
-    Statement,
-    StatementTimeout,
-    UniqueViolation,
     sqlite_sync,
 )
 from taskman_server.kit.db.sqlite import SqliteDatabase
-from tests.store.support import COUNT, GET, PUT, count, create_tables, until
-
-_N = sa.select(sa.literal(1).label("n")).cte("n", recursive=True)
-_N = _N.union_all(sa.select(_N.c.n + 1).where(_N.c.n < bindparam("top")))
-LONG = Statement(sa.select(sa.func.count().label("n")).select_from(_N))
-
-
-class Deliberate(Exception):
-    """Raised by a test inside a transaction."""
-
-
-async def test_a_transaction_is_all_or_nothing(db: Database) -> None:
-    """EVENT-1: a write and what goes with it are one commit."""
-    called: list[str] = []
-    with pytest.raises(Deliberate):  # noqa: PT012
-        async with db.transaction() as tx:
-            await tx.execute(PUT, id="1", text="")
-            tx.on_commit(lambda: called.append("never"))
-            assert await tx.fetch_one(GET, id="1") is not None, "a transaction sees its own writes"
-            assert await db.fetch_one(GET, id="1") is None, "nobody else does"
-            raise Deliberate
-    assert await count(db) == 0
-    async with db.transaction() as tx:
-        await tx.execute(PUT, id="1", text="")
-        await tx.execute(PUT, id="2", text="")
-        tx.on_commit(lambda: called.append("committed"))
-        assert called == []
-    assert await count(db) == 2
-    assert called == ["committed"]
-
-
-async def test_a_cancelled_task_leaves_nothing_and_lets_the_next_one_in(db: Database) -> None:
-    """The caller hung up in the middle: rolled back, and the writer's turn passes on."""
-    inside = asyncio.Event()
-
-    async def work() -> None:
-        async with db.transaction() as tx:
-            await tx.execute(PUT, id="1", text="")
-            inside.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(work())
-    await inside.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await count(db) == 0
-    await db.execute(PUT, id="2", text="")
-    assert await count(db) == 1
+from tests.store.support import COUNT, GET, LONG, PUT, count, create_tables, until
 
 
 async def test_one_who_gives_up_waiting_does_not_hold_up_the_queue(db: Database) -> None:
@@ -164,69 +108,6 @@ async def test_a_failed_sync_acknowledges_nothing_and_stops_the_writes(
         await db.execute(PUT, id="2", text="")
 
 
-async def test_a_failed_statement_fails_the_transaction_unless_in_a_savepoint(db: Database) -> None:
-    """As on PostgreSQL, so that code written here runs there."""
-    await db.execute(PUT, id="1", text="")
-    with pytest.raises(DatabaseError, match="earlier statement"):  # noqa: PT012
-        async with db.transaction() as tx:
-            await tx.execute(PUT, id="2", text="")
-            with pytest.raises(UniqueViolation):
-                await tx.execute(PUT, id="1", text="")
-            await tx.execute(PUT, id="3", text="")
-    with pytest.raises(DatabaseError, match="nothing was committed"):  # noqa: PT012
-        async with db.transaction() as tx:
-            await tx.execute(PUT, id="2", text="")
-            with pytest.raises(UniqueViolation):
-                await tx.execute(PUT, id="1", text="")
-    assert await count(db) == 1
-    called: list[str] = []
-    async with db.transaction() as tx:
-        await tx.execute(PUT, id="2", text="")
-        with pytest.raises(UniqueViolation):  # noqa: PT012
-            async with tx.savepoint():
-                await tx.execute(PUT, id="3", text="")
-                tx.on_commit(lambda: called.append("undone"))
-                await tx.execute(PUT, id="1", text="")
-        async with tx.savepoint():
-            await tx.execute(PUT, id="4", text="")
-            tx.on_commit(lambda: called.append("kept"))
-    assert called == ["kept"]
-    assert [await db.fetch_one(GET, id=i) is not None for i in "1234"] == [True, True, False, True]
-
-
-async def test_violations_say_what_was_violated(db: Database) -> None:
-    """Handlers turn them into the right answer."""
-    table = sa.Table(
-        "child",
-        sa.MetaData(),
-        sa.Column("a", sa.Integer, nullable=False),
-        sa.Column("b", sa.Integer, nullable=False),
-        sa.CheckConstraint("b > 0", name="b_positive"),
-        sa.UniqueConstraint("a", "b"),
-    )
-    await db.execute(CreateTable(table))
-    insert = Statement(sa.insert(table))
-    await db.execute(insert, a=1, b=1)
-    with pytest.raises(UniqueViolation) as unique:
-        await db.execute(insert, a=1, b=1)
-    assert (unique.value.table, unique.value.columns) == ("child", ("a", "b"))
-    with pytest.raises(ConstraintViolation) as null:
-        await db.execute(insert, a=None, b=1)
-    assert (null.value.kind, null.value.table, null.value.columns) == ("not_null", "child", ("a",))
-    with pytest.raises(ConstraintViolation) as check:
-        await db.execute(insert, a=1, b=-1)
-    assert (check.value.kind, check.value.constraint) == ("check", "b_positive")
-
-
-async def test_misuse_is_told_instead_of_hanging(db: Database) -> None:
-    """A transaction inside another of the same task would wait for itself."""
-    async with db.transaction() as tx:
-        with pytest.raises(RuntimeError, match="already"):
-            await db.execute(PUT, id="1", text="")
-    with pytest.raises(RuntimeError, match="has ended"):
-        await tx.execute(PUT, id="1", text="")
-
-
 async def test_a_long_read_does_not_hold_up_the_loop(db: SqliteDatabase) -> None:
     """A list over many rows runs in a thread; reads by key go on meanwhile."""
     await db.execute(PUT, id="1", text="")
@@ -244,20 +125,6 @@ async def test_a_long_read_does_not_hold_up_the_loop(db: SqliteDatabase) -> None
         row = await tx.fetch_one(LONG, top=1_000_000)
         assert row is not None
         assert row.n == 1_000_000
-
-
-async def test_a_read_without_end_is_stopped(tmp_path: Path) -> None:
-    """The statement's time limit, in a transaction and outside; the database works on."""
-    db = SqliteDatabase(tmp_path / "x.db", statement_timeout=0.05)
-    await create_tables(db)
-    with pytest.raises(StatementTimeout):
-        await db.fetch_one(LONG, top=10**12)
-    with pytest.raises(StatementTimeout):
-        async with db.transaction() as tx:
-            await tx.fetch_one(LONG, top=10**12)
-    await db.execute(PUT, id="1", text="")
-    assert await count(db) == 1
-    await db.close()
 
 
 @pytest.mark.parametrize("offload", [False, True])
