@@ -7,8 +7,8 @@ What differs from `embedded`, because RabbitMQ cannot do it:
 - What waits in a queue is shown to its consumer only: `peek` needs a queue without one, and counts as a delivery.
 - A consumer of several hands out one message at a time while what comes first was delivered before, and the next one
   only after that one is settled.
-- `stats` knows the queues that this process declared or was asked about, what is unsettled in this process, and not
-  how old a message is.
+- `stats` knows the queues that this process declared or consumed, what is unsettled in this process, and not how old a
+  message is. What a consumer of another process holds (four times its prefetch at most) is in no figure.
 - The delivery limit of a queue cannot change: `declare` raises TopologyMismatch.
 """
 
@@ -187,8 +187,8 @@ class RabbitBroker:
         return self._listener.listen(pattern, callback)
 
     async def stats(self) -> dict[str, QueueStats]:
-        """The figures of the queues that this process declared."""
-        return await self.stats_of(list(self._declared))
+        """The figures of the queues that this process declared or consumed."""
+        return await self.stats_of(list(dict.fromkeys((*self._declared, *self._consumers))))
 
     async def stats_of(self, queues: Sequence[str]) -> dict[str, QueueStats]:
         """The figures of these queues; those that nobody declared are left out."""
@@ -205,8 +205,11 @@ class RabbitBroker:
                                 given_up, _ = await dead.counts(wire, self._names.dead(queue), queue)
                             except UnknownQueue:
                                 break  # RabbitMQ has closed the channel
-                            held = sum(each.held for each in self._consumers.get(queue, ()))
-                            answer[queue] = QueueStats(ready, held, given_up, consumers, None)
+                            mine = self._consumers.get(queue, set())
+                            ready += sum(each.ahead for each in mine)
+                            answer[queue] = QueueStats(
+                                ready, sum(each.at_work for each in mine), given_up, consumers, None
+                            )
         return answer
 
     async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
@@ -222,21 +225,24 @@ class RabbitBroker:
         return await dead.redrive(self._taking, self._publisher, self._names, queue, event_ids)
 
     async def purge(self, queue: str, *, dead: bool = False) -> int:
-        """Forget the messages that wait. Those a consumer holds, also ahead of its work, are left to it."""
+        """Forget the messages that wait. What consumers of other processes hold, at work or ahead, is left to them."""
         name = self._names.dead(queue) if dead else self._names.queue(queue)
         async with self._sending.channel() as wire:
             with unavailable(self._sending.where):
                 try:
-                    return (await wire.queue_purge(name)).message_count or 0
+                    count = (await wire.queue_purge(name)).message_count or 0
                 except ChannelNotFoundEntity:
                     raise UnknownQueue(queue) from None
+        if not dead:
+            for each in self._consumers.get(queue, ()):
+                count += await each.forget()
+        return count
 
     async def delete(self, queue: str) -> None:
         """Remove a queue with all its messages, dead letters too."""
         async with self._sending.channel() as wire:
             with unavailable(self._sending.where):
-                _, consumers = await dead.counts(wire, self._names.queue(queue), queue)
-                if consumers:
+                if await dead.consumers_left(wire, self._names.queue(queue), queue):
                     raise BrokerError(f"queue {queue} has consumers: stop them first")
                 for name in (self._names.queue(queue), self._names.dead(queue), self._names.bindings(queue)):
                     await wire.queue_delete(name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
 
 _PAGE = 256
+_LOOKS = 10
 
 
 async def counts(wire: Wire, name: str, queue: str) -> tuple[int, int]:
@@ -28,6 +29,16 @@ async def counts(wire: Wire, name: str, queue: str) -> tuple[int, int]:
     except ChannelNotFoundEntity:
         raise UnknownQueue(queue) from None
     return answer.message_count or 0, answer.consumer_count or 0
+
+
+async def consumers_left(wire: Wire, name: str, queue: str) -> int:
+    """Consumers of a queue; RabbitMQ hears a moment later that one has closed. Raises UnknownQueue(queue)."""
+    for _ in range(_LOOKS):
+        _, consumers = await counts(wire, name, queue)
+        if not consumers:
+            break
+        await asyncio.sleep(0.02)
+    return consumers
 
 
 async def dead_letters(link: Link, names: Names, queue: str, limit: int) -> list[DeadLetter]:
@@ -85,12 +96,12 @@ async def peek(link: Link, names: Names, queue: str, limit: int, timeout: float)
     enough = asyncio.Event()
     async with link.channel() as wire:
         with unavailable(link.where):
-            ready, consumers = await counts(wire, names.queue(queue), queue)
-            if consumers:
+            if await consumers_left(wire, names.queue(queue), queue):
                 raise BrokerError(
                     f"queue {queue} has a consumer, and RabbitMQ shows what waits to that one only:"
                     " stop it to look, or look at the dead-letter queue"
                 )
+            ready, _ = await counts(wire, names.queue(queue), queue)
             wanted = min(ready, limit)
 
             async def arrived(raw: DeliveredMessage) -> None:

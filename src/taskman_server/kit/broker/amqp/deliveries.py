@@ -12,7 +12,6 @@ back stand in front of it) it leaves, and the second, next in the queue's row of
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,12 +19,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.exceptions import ChannelLockedResource
 
 from taskman_server.kit.broker import BrokerUnavailable, Delivery, Message
 from taskman_server.kit.broker.amqp import wire as codec
-from taskman_server.kit.broker.amqp.link import Link, shut, unavailable
+from taskman_server.kit.broker.amqp.link import Link, forgiving, shut, unavailable
 from taskman_server.kit.broker.lanes import Item, Lanes
 from taskman_server.kit.broker.queue import Pauses
 
@@ -35,6 +33,9 @@ if TYPE_CHECKING:
     from aiormq.abc import DeliveredMessage
 
 _log = logging.getLogger(__name__)
+
+_AHEAD = 4
+"""How many times the prefetch is fetched: later ones of a key that waits stand in the way of other keys' otherwise."""
 
 Bury = Callable[[str, Message, str, int], Awaitable[None]]
 Observe = Callable[[str, str, int], None]
@@ -83,9 +84,24 @@ class RabbitDeliveries:
         self._closed = False
 
     @property
-    def held(self) -> int:
-        """How many messages RabbitMQ has handed to this consumer and not got back."""
-        return len(self._held)
+    def at_work(self) -> int:
+        """How many messages are handed out and not settled."""
+        return len(self._mine)
+
+    @property
+    def ahead(self) -> int:
+        """How many RabbitMQ has sent that are not handed out."""
+        return len(self._held) - len(self._mine)
+
+    async def forget(self) -> int:
+        """Done with what is not handed out, unseen; how many. Raises BrokerUnavailable."""
+        tags = self._held - self._mine.keys()
+        with unavailable(self._link.where):
+            for tag in sorted(tags):
+                await self._usable().basic_ack(tag, wait=False)
+        self._held -= tags
+        self._lanes.clear()
+        return len(tags)
 
     async def open(self) -> None:
         """Begin to consume. Raises BrokerUnavailable."""
@@ -100,7 +116,7 @@ class RabbitDeliveries:
                     await wire.basic_consume(self._physical, self._arrived, consumer_tag=self._careful)
                     if self._full:
                         # One less: what the first of the pair took may be at work still.
-                        await wire.basic_qos(prefetch_count=self._prefetch - 1)
+                        await wire.basic_qos(prefetch_count=self._prefetch * _AHEAD - 1)
                         await wire.basic_consume(self._physical, self._arrived, consumer_tag=self._full)
         except BaseException:
             await self.close()
@@ -282,7 +298,7 @@ async def _turn(link: Link, name: str) -> AsyncIterator[None]:
                     try:
                         yield
                     finally:
-                        with contextlib.suppress(*CONNECTION_EXCEPTIONS):
+                        with forgiving():
                             await wire.queue_delete(name)
             if held:
                 return

@@ -117,7 +117,7 @@ class Link:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+            with forgiving():
                 async with asyncio.timeout(self._timeout):
                     await connection.close()
 
@@ -126,14 +126,9 @@ async def shut(channel: AbstractChannel, timeout: float) -> None:
     """Close a channel, if it still can be."""
     if channel.is_closed:
         return
-    try:
+    with forgiving():
         async with asyncio.timeout(timeout):
             await channel.close()
-    except (*CONNECTION_EXCEPTIONS, TimeoutError):
-        pass
-    except asyncio.CancelledError:
-        if _cancelled():
-            raise
 
 
 def quiet() -> None:
@@ -145,23 +140,41 @@ def quiet() -> None:
 @contextlib.contextmanager
 def unavailable(where: str) -> Iterator[None]:
     """What the client library raises inside is a BrokerUnavailable."""
+    before = _cancellations()
     try:
         yield
-    except TimeoutError:
-        raise BrokerUnavailable(f"{where} does not answer in time") from None
-    except CONNECTION_EXCEPTIONS as error:
-        raise BrokerUnavailable(f"{where} does not answer: {_brief(error)}") from None
-    except asyncio.CancelledError:
-        # The library cancels what waits on a channel that closes.
-        if _cancelled():
-            raise
-        raise BrokerUnavailable(f"{where} closed the channel") from None
+    except (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.CancelledError) as error:
+        _hear_cancellation(before)
+        raise BrokerUnavailable(f"{where} {_brief(error)}") from None
+    _hear_cancellation(before)
 
 
-def _cancelled() -> bool:
+@contextlib.contextmanager
+def forgiving() -> Iterator[None]:
+    """What the client library raises inside does not matter any more."""
+    before = _cancellations()
+    try:
+        yield
+    except (*CONNECTION_EXCEPTIONS, TimeoutError, asyncio.CancelledError):
+        pass
+    _hear_cancellation(before)
+
+
+def _cancellations() -> int:
     task = asyncio.current_task()
-    return task is None or bool(task.cancelling())
+    return 0 if task is None else task.cancelling()
+
+
+def _hear_cancellation(before: int) -> None:
+    # The library cancels whatever waits on a channel that closes; and when somebody cancels us in the same moment, it
+    # raises another error, or none. A task that was being cancelled before may still clean up.
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__} {error}"[:200].strip()
+    if isinstance(error, TimeoutError):
+        return "does not answer in time"
+    if isinstance(error, asyncio.CancelledError):
+        return "closed the channel"
+    return f"does not answer: {type(error).__name__} {error}"[:200].strip()
