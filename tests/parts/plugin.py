@@ -6,7 +6,8 @@ their own; a test that stops or breaks a server makes a private one.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +16,9 @@ from tests.parts.rabbitmq import RabbitMQ
 from tests.parts.redis import RedisServer
 from tests.parts.servers import Control
 from tests.parts.shared import Keeper, RemoteControl
+
+if TYPE_CHECKING:
+    from tests.parts.otlp import OtlpReceiver
 
 _KEEPER = pytest.StashKey[Keeper]()
 
@@ -42,8 +46,8 @@ def _control(config: pytest.Config, kind: str) -> Control:
     given = getattr(config, "workerinput", {}).get("parts")
     if given is None:
         return _keeper(config).server(kind)
-    address, secret = given
-    return RemoteControl(address, secret, kind)
+    port, secret = given
+    return RemoteControl(port, secret, kind)
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +66,12 @@ def redis_server(pytestconfig: pytest.Config) -> RedisServer:
 def rabbitmq(pytestconfig: pytest.Config) -> RabbitMQ:
     """The RabbitMQ of this run."""
     return RabbitMQ(_control(pytestconfig, "rabbitmq"))
+
+
+@pytest.fixture
+def otlp_receiver() -> Iterator[OtlpReceiver]:
+    """A collector of traces, until the test ends."""
+    from tests.parts.otlp import OtlpReceiver
+
+    with OtlpReceiver() as receiver:
+        yield receiver

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.parts.install import postgresql_folder
+from tests.parts.install import program
 from tests.parts.servers import Handle, Server, run_async, running
 
 __all__ = ["PostgreSQL", "PostgresServer", "Replica", "private_postgresql", "private_replica"]
@@ -35,8 +35,10 @@ class PostgresServer(Server):
     stop_signal = signal.SIGINT  # "fast": open connections are ended
     last_signal = signal.SIGQUIT
 
-    def __init__(self, folder: Path, *, durable: bool = False, options: dict[str, str] | None = None) -> None:
-        self.programs = postgresql_folder()
+    def __init__(
+        self, folder: Path | None = None, *, durable: bool = False, options: dict[str, str] | None = None
+    ) -> None:
+        self.programs = program("postgresql").resolve().parent
         super().__init__(folder)
         self.data = self.home / "data"
         self.options = {**_OPTIONS, **({} if durable else _CARELESS), **(options or {})}

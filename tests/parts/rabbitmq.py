@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.parts.install import rabbitmq_program
+from tests.parts.install import program
 from tests.parts.servers import Handle, Port, Server, ServerFailed, running
 
 __all__ = ["RabbitMQ", "RabbitServer", "private_rabbitmq"]
@@ -27,8 +27,8 @@ class RabbitServer(Server):
     name = "rabbitmq"
     start_seconds = 120
 
-    def __init__(self, folder: Path, *, management: bool = False) -> None:
-        self.program = rabbitmq_program()
+    def __init__(self, folder: Path | None = None, *, management: bool = False) -> None:
+        self.program = str(program("rabbitmq"))
         super().__init__(folder)
         self._distribution = Port()
         self._management = Port() if management else None
@@ -49,6 +49,7 @@ class RabbitServer(Server):
             "log.console = true",
             "log.console.level = info",
             "disk_free_limit.absolute = 50MB",
+            "raft.wal_max_size_bytes = 33554432",  # of quorum queues; by default half a gigabyte
         ]
         if self._management is not None:
             lines += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self._management.number}"]
@@ -69,7 +70,6 @@ class RabbitServer(Server):
     def environment(self) -> dict[str, str]:
         node = f"taskman-{self.port}@localhost"
         return {
-            "HOME": str(self.home),
             "RABBITMQ_NODENAME": node,
             "RABBITMQ_MNESIA_BASE": str(self.home / "mnesia"),
             "RABBITMQ_LOG_BASE": str(self.home / "log"),
@@ -122,6 +122,9 @@ class RabbitServer(Server):
 class RabbitMQ(Handle):
     """A RabbitMQ that tests may use; its user `taskman` may do everything."""
 
+    management_url = ""
+    """The address of its management API, where it has one."""
+
     def url(self, vhost: str = "/") -> str:
         """The address of a virtual host: `amqp://user:password@host:port/vhost`."""
         return f"amqp://taskman:{self._control.password}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
@@ -140,6 +143,14 @@ class RabbitMQ(Handle):
         """Removes a virtual host with all its queues; its connections are closed."""
         self._erlang(f'rabbit_vhost:delete(<<"{url.rpartition("/")[2]}">>, <<"tests">>)')
 
+    def settle(self) -> None:
+        """Writes the state of its quorum queues to the disk: call it between declaring one and `kill`.
+
+        RabbitMQ 3.10 writes the term of a new queue's leader only seconds later. Killed before that, the queue waits
+        for a leader for ever after the next start.
+        """
+        assert "error" not in self._control.ask("[dets:sync(T) || T <- dets:all()]")
+
     def alarm(self, on: bool) -> None:
         """Sets or clears a memory alarm: while it is on, publishers are blocked."""
         alarm = "{resource_limit, memory, node()}"
@@ -154,8 +165,16 @@ class RabbitMQ(Handle):
 
 
 @contextmanager
-def private_rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
-    """A RabbitMQ for one test, which may do to it what it likes. Durable queues are always written to its disk."""
-    server = RabbitServer(folder)
+def private_rabbitmq(folder: Path, *, management: bool = False) -> Iterator[RabbitMQ]:
+    """A RabbitMQ for one test, which may do to it what it likes. Durable queues are always written to its disk.
+
+    Args:
+        folder: its log is written there.
+        management: with the management API, at `management_url`; it takes longer to start.
+    """
+    server = RabbitServer(folder, management=management)
     with running(server):
-        yield RabbitMQ(server)
+        broker = RabbitMQ(server)
+        if management:
+            broker.management_url = f"http://taskman:{server.password}@127.0.0.1:{server.management_port}"
+        yield broker

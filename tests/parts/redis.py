@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.parts.install import redis_program
+from tests.parts.install import program
 from tests.parts.servers import Handle, Server, running
 
 __all__ = ["PrivateRedis", "RedisServer", "private_redis"]
@@ -20,8 +20,8 @@ class PrivateRedis(Server):
 
     name = "redis"
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
-        self.program = redis_program()
+    def __init__(self, folder: Path | None = None, *, durable: bool = False) -> None:
+        self.program = str(program("redis"))
         super().__init__(folder)
         self.durable = durable
 

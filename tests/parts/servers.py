@@ -104,19 +104,20 @@ class Server(ABC):
     """What it is called in messages and what its log is called."""
     stop_signal: signal.Signals = signal.SIGTERM
     """Ends it orderly."""
-    last_signal: signal.Signals = signal.SIGTERM
-    """Ends it at once, but without leaving anything behind."""
+    last_signal: signal.Signals = signal.SIGKILL
+    """Ends it when nobody needs its data any more."""
     start_seconds: float = 60
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         """Args:
-        folder: its log is written there, and its data, unless it runs as somebody who cannot get there.
+        folder: its log is written there, and its data, unless it runs as somebody who cannot get there. None: both
+            are in a folder of its own, which is gone when it is.
         """
         self.user = unprivileged_user()
-        self.log = folder / f"{self.name}.log"
         # pytest's folders are closed to all but their owner.
-        place = folder if self.user == "-" else Path(tempfile.gettempdir())
+        place = folder if self.user == "-" else None
         self.home = Path(tempfile.mkdtemp(prefix=f"taskman-{self.name}-", dir=place))
+        self.log = (folder or self.home) / f"{self.name}.log"
         self._port = Port()
         self.port = self._port.number
         self.password = secrets.token_hex(12)
@@ -140,22 +141,23 @@ class Server(ABC):
         path.write_text(text, encoding="utf-8")
         return self.own(path)
 
-    def run(self, *command: str, **environment: str) -> None:
+    def run(self, *command: str) -> None:
         """Runs a command as the server's user, for example one that makes its data.
 
         Raises:
             ServerFailed: it failed; the text is what it said.
         """
-        other = {} if self.user == "-" else {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid}
+        entry = None if self.user == "-" else pwd.getpwnam(self.user)
         done = subprocess.run(
             command,
             cwd=self.home,
-            env={**os.environ, **environment},
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            extra_groups=[] if other else None,
-            **other,  # type: ignore[call-overload]
+            user=entry and entry.pw_uid,
+            group=entry and entry.pw_gid,
+            extra_groups=None if entry is None else [],
         )
         if done.returncode != 0:
             raise ServerFailed(f"{command[0]} failed with {done.returncode}:\n{done.stdout.decode(errors='replace')}")
@@ -171,6 +173,11 @@ class Server(ABC):
     def environment(self) -> dict[str, str]:
         """What the environment has besides."""
         return {}
+
+    def _environment(self) -> dict[str, str]:
+        # The settings of whoever runs the tests are not the server's.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "RABBITMQ_", "ERL_"))}
+        return {**kept, "HOME": str(self.home), **self.environment()}
 
     @abstractmethod
     def answers(self) -> bool:
@@ -192,7 +199,7 @@ class Server(ABC):
                 self._guard = subprocess.Popen(
                     [*guard, self.user, str(int(self.last_signal)), str(self.home), *self.command()],
                     cwd=self.home,
-                    env={**os.environ, **self.environment()},
+                    env=self._environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -8,64 +8,70 @@ the guards end the servers.
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parts.servers import Server
+from tests.parts.postgresql import PostgresServer
+from tests.parts.rabbitmq import RabbitServer
+from tests.parts.redis import PrivateRedis
+from tests.parts.servers import Server, ServerFailed
 
 __all__ = ["Keeper", "RemoteControl"]
 
 
-def _make(kind: str, folder: Path) -> Server:
-    from tests.parts.postgresql import PostgresServer
-    from tests.parts.rabbitmq import RabbitServer
-    from tests.parts.redis import PrivateRedis
+# They are no Exception.
+_OUTCOMES = (pytest.skip.Exception, pytest.fail.Exception)
+KINDS: dict[str, type[PostgresServer] | type[PrivateRedis] | type[RabbitServer]] = {
+    "postgresql": PostgresServer,
+    "redis": PrivateRedis,
+    "rabbitmq": RabbitServer,
+}
 
-    makers: dict[str, Callable[[Path], Server]] = {
-        "postgresql": PostgresServer,
-        "redis": PrivateRedis,
-        "rabbitmq": RabbitServer,
-    }
-    return makers[kind](folder)
+
+def _started(kind: Callable[[], Server]) -> Server:
+    server = kind()
+    try:
+        server.start()
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 class Keeper:
     """Owns the servers of a run; each is started when it is first asked for."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="taskman-parts-"))
         self._servers: dict[str, Server] = {}
-        self._locks = {kind: threading.Lock() for kind in ("postgresql", "redis", "rabbitmq")}
+        self._failures: dict[str, BaseException] = {}
+        self._locks = {kind: threading.Lock() for kind in KINDS}
         self._listener: Listener | None = None
         self._secret = secrets.token_bytes(16)
 
     def server(self, kind: str) -> Server:
         """The server of that kind, running when it is asked for the first time."""
         with self._locks[kind]:
+            if kind in self._failures:
+                raise self._failures[kind]
             if kind not in self._servers:
-                server = _make(kind, self._folder)
                 try:
-                    server.start()
-                except BaseException:
-                    server.close()
+                    self._servers[kind] = _started(KINDS[kind])
+                except (Exception, *_OUTCOMES) as error:
+                    self._failures[kind] = error  # the next worker need not try to install it again
                     raise
-                self._servers[kind] = server
             return self._servers[kind]
 
-    def listen(self) -> tuple[str, str]:
-        """Where workers reach it, and the secret that they must know; listens from the first call on."""
+    def listen(self) -> tuple[int, str]:
+        """The port where workers reach it, and the secret that they must know; listens from the first call on."""
         if self._listener is None:
-            self._listener = Listener(str(self._folder / "keeper"), "AF_UNIX", backlog=64, authkey=self._secret)
+            self._listener = Listener(("127.0.0.1", 0), "AF_INET", backlog=64, authkey=self._secret)
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-        return str(self._listener.address), self._secret.hex()
+        return self._listener.address[1], self._secret.hex()
 
     def _accept(self, listener: Listener) -> None:
         while True:
@@ -83,9 +89,14 @@ class Keeper:
                 kind, verb, arguments = connection.recv()
                 try:
                     found = getattr(self.server(kind), verb)
-                    connection.send((None, found(*arguments) if callable(found) else found))
-                except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
-                    connection.send((error, None))
+                    connection.send(("", found(*arguments) if callable(found) else found))
+                # As text: pytest's outcomes cannot be pickled, nor can every error.
+                except pytest.skip.Exception as skipped:
+                    connection.send(("skip", str(skipped)))
+                except pytest.fail.Exception as failed:
+                    connection.send(("fail", str(failed)))
+                except Exception as error:
+                    connection.send(("error", f"{type(error).__name__}: {error}"))
 
     def close(self) -> None:
         """Ends all servers."""
@@ -93,25 +104,28 @@ class Keeper:
             self._listener.close()
         for server in self._servers.values():
             server.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class RemoteControl:
     """A server of the keeper, from inside of a worker."""
 
-    def __init__(self, address: str, secret: str, kind: str) -> None:
+    def __init__(self, port: int, secret: str, kind: str) -> None:
         self._kind = kind
         self._lock = threading.Lock()
-        self._connection = Client(address, "AF_UNIX", authkey=bytes.fromhex(secret))
+        self._connection = Client(("127.0.0.1", port), "AF_INET", authkey=bytes.fromhex(secret))
         self.port: int = self._call("port")
         self.password: str = self._call("password")
 
     def _call(self, verb: str, *arguments: Any) -> Any:
         with self._lock:
             self._connection.send((self._kind, verb, arguments))
-            error, value = self._connection.recv()
-        if error is not None:
-            raise error
+            trouble, value = self._connection.recv()
+        if trouble == "skip":
+            pytest.skip(value)
+        if trouble == "fail":
+            pytest.fail(value, pytrace=False)
+        if trouble:
+            raise ServerFailed(value)
         return value
 
     @property
