@@ -22,6 +22,7 @@ from tests.contract.servers import ClusterProcess, ServerProcess
 from tests.contract.waiting import eventually
 from tests.contract.wires import GrpcWire, LocalWire, RestWire
 from tests.contract.world import ADMIN_EMAIL, ADMIN_PASSWORD, Person, Site
+from tests.parts.otlp import OtlpReceiver
 from tests.parts.postgresql import PostgreSQL
 from tests.parts.rabbitmq import RabbitMQ
 from tests.parts.redis import RedisServer
@@ -81,10 +82,19 @@ async def server(tmp_path_factory: pytest.TempPathFactory, mail: MailServer) -> 
     assert process.faults() == []
 
 
+@pytest.fixture(scope="session")
+def traces() -> Iterator[OtlpReceiver]:
+    """A real collector, to which the processes of the cluster send their traces."""
+    receiver = OtlpReceiver()
+    yield receiver
+    receiver.close()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cluster(
     tmp_path_factory: pytest.TempPathFactory,
     mail: MailServer,
+    traces: OtlpReceiver,
     postgresql: PostgreSQL,
     rabbitmq: RabbitMQ,
     redis_server: RedisServer,
@@ -95,6 +105,7 @@ async def cluster(
         database_url=postgresql.family(SERVICES),
         broker_url=rabbitmq.vhost("contract"),
         redis_url=redis_server.database(),
+        otlp_endpoint=traces.url,
         **SETTINGS,
         smtp_url=mail.url,
     )
