@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SDK = ROOT / "src" / "taskman_sdk"
 PROTO = SDK / "proto"
 IMAGE = "proto/descriptors.binpb"
+SERVER = ROOT / "src" / "taskman_server"
+PEER = Path("kit/rpc/peer.proto")
 # Google's own definitions that the contract uses: compiled to classes of the same runtime as our messages.
 GOOGLE = (
     "google/api/annotations.proto",
@@ -78,6 +80,12 @@ def messages(out: Path) -> None:
         )
 
 
+def peers(out: Path) -> None:
+    """Writes the messages that processes of the server exchange among themselves, which no client ever sees."""
+    (out / PEER.parent).mkdir(parents=True)
+    _protoc(f"--proto_path={SERVER / PEER.parent}", f"--py_out={out / PEER.parent}", f"{PEER.stem}.proto")
+
+
 def sdk(out: Path) -> None:
     """Writes the SDK's models and verbs from the image below `out`, in ruff's format."""
     # Only now: these modules read options with classes that `messages` may just have made anew.
@@ -119,9 +127,16 @@ def main(arguments: list[str] | None = None) -> int:
             _write(_generated(out), _generated(SDK), prefix="proto/")
         sdk(out)
         fresh, kept = _generated(out), _generated(SDK)
+        peers(out / "server")
+        peer = PEER.with_name("peer_pb.py")
+        made, there = (out / "server" / peer).read_bytes(), SERVER / peer
         if not options.check:
             _write(fresh, kept)
+            there.write_bytes(made)
             return 0
+        if not there.exists() or there.read_bytes() != made:
+            print(f"stale: src/taskman_server/{peer} (changed)\nRun `python -m tools.protogen`.", file=sys.stderr)
+            return 1
     stale = sorted(name for name in fresh.keys() | kept.keys() if fresh.get(name) != kept.get(name))
     for name in stale:
         state = "changed" if name in fresh and name in kept else "missing" if name in fresh else "no longer made"

@@ -49,12 +49,38 @@ class Line:
         return self.channel.stream(method, request, options or CallOptions())
 
 
+class Crowd:
+    """A channel on which each unary call travels with two others, as a batch."""
+
+    def __init__(self, peer: PeerChannel, service: contract.Service) -> None:
+        self._peer = peer
+        self._echo = service.methods["Echo"]
+
+    async def _other(self, number: int) -> str:
+        request = self._echo.input(name="p", text=f"{number}")
+        answer = await self._peer.unary(self._echo, request, CallOptions(timeout=5))
+        return answer.text  # type: ignore[attr-defined, no-any-return]
+
+    async def unary(self, method: contract.Method, request: Any, options: CallOptions) -> Any:
+        before = self._peer.batched
+        others = [asyncio.create_task(self._other(number)) for number in range(3)]  # the first one goes ahead alone
+        await asyncio.sleep(0)
+        try:
+            return await self._peer.unary(method, request, options)
+        finally:
+            assert self._peer.batched == before + 3
+            assert await asyncio.gather(*others) == ["0", "1", "2"]
+
+    def stream(self, method: contract.Method, request: Any, options: CallOptions) -> AsyncIterator[Any]:
+        return self._peer.stream(method, request, options)
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> contract.Service:
     return probe_service(tmp_path_factory.mktemp("probe"))
 
 
-@pytest_asyncio.fixture(params=["local", "grpc", "peer", "edge"], loop_scope="session")
+@pytest_asyncio.fixture(params=["local", "grpc", "peer", "batch", "edge"], loop_scope="session")
 async def line(request: pytest.FixtureRequest, service: contract.Service, tmp_path: Path) -> AsyncIterator[Line]:
     async with running_probe(service, tmp_path) as probe, AsyncExitStack() as stack:
         if request.param == "local":
@@ -85,7 +111,9 @@ async def line(request: pytest.FixtureRequest, service: contract.Service, tmp_pa
             stack.push_async_callback(channel.close)
             yield Line(probe, channel)
         else:
-            yield Line(probe, peer)
+            await peer.unary(service.methods["Echo"], service.methods["Echo"].input(name="p"), CallOptions())
+            probe.handlers.seen.calls.clear()
+            yield Line(probe, Crowd(peer, service) if request.param == "batch" else peer)
 
 
 async def collect(answers: AsyncIterator[Any], into: list[int]) -> None:

@@ -22,6 +22,7 @@ from taskman_sdk.contract import Method
 from taskman_sdk.errors import DeadlineExceededError, TaskManError, UnavailableError
 from taskman_sdk.resilience import TELLING_TIMEOUT, Gate, RetryBudget, RetryPolicy
 from taskman_server.kit.rpc import claims
+from taskman_server.kit.rpc.batch import Batcher, BatchLost
 from taskman_server.kit.rpc.channel import STATUS_DETAILS, CallOptions, GrpcChannel, error_of_rpc, pairs
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class _Line(GrpcChannel):
             ("grpc.default_authority", service),
         ]
         super().__init__(target, identity.channel_credentials() if identity is not None else None, options)
+        self.batcher = Batcher(self._channel)
         self.version = identity.version if identity is not None else 0
         self.under_way = 0
         self.idle = asyncio.Event()
@@ -106,6 +108,18 @@ class _Line(GrpcChannel):
         """Closes when the last call has ended."""
         await self.idle.wait()
         await self.close()
+
+    async def together(self, method: Method, request: codec.Message[Any], options: CallOptions) -> codec.Message[Any]:
+        """Makes the call together with others that are made now, if there are any."""
+        if self.under_way > 1:
+            try:
+                if (answer := await self.batcher.unary(method, request, options)) is not None:
+                    return answer
+            except BatchLost as lost:
+                if lost.error is None:
+                    raise _Fault("the answer did not come", unsent=False) from None
+                raise self._failed(lost.error) from None
+        return await self.unary(method, request, options)
 
     def _metadata(self, options: CallOptions) -> tuple[tuple[str, str | bytes], ...]:
         return claims.on_the_wire(claims.claims_of(options))
@@ -156,6 +170,7 @@ class PeerChannel:
         policy: RetryPolicy = _POLICY,
         budget: RetryBudget | None = None,
         start_seconds: float = START_SECONDS,
+        batching: bool = True,
         observe: Callable[[str, str], None] | None = None,
     ) -> None:
         """Args:
@@ -165,6 +180,7 @@ class PeerChannel:
         policy: when to try again.
         budget: how much trying again is affordable.
         start_seconds: how long the first calls wait for a service that starts beside us.
+        batching: calls of one turn of the event loop travel in one message.
         observe: is told of each `retry`, `refused` (by the breaker) and `unreachable`, with the service's name.
 
         Call it in the event loop.
@@ -177,12 +193,18 @@ class PeerChannel:
         self._identity = identity
         self._version = identity.version if identity is not None else 0
         self._targets = [_Target(address, service, identity) for address in addresses]
+        self._batching = batching
         self._policy = policy
         self._budget = budget or RetryBudget(capacity=100)
         self._observe = observe or (lambda what, service: None)
         self._turn = 0
         self._starting_until: float | None = time.monotonic() + start_seconds
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def batched(self) -> int:
+        """How many calls have travelled together with others, over the connections of now."""
+        return sum(target.line.batcher.batched for target in self._targets)
 
     def ready(self) -> bool:
         """Whether a call would find a connection; begins to connect where there is none."""
@@ -200,7 +222,8 @@ class PeerChannel:
             started = time.monotonic()
             line.enter()
             try:
-                answer = await line.unary(method, request, _until(options, deadline - started))
+                call = line.together if self._batching and not probe else line.unary
+                answer = await call(method, request, _until(options, deadline - started))
                 self._budget.success()
                 return answer
             except BaseException as caught:

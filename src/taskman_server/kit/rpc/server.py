@@ -25,6 +25,7 @@ from taskman_sdk.errors import InvalidArgumentError, TaskManError, Unauthenticat
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.limits import Limiter
 from taskman_server.kit.rpc import claims
+from taskman_server.kit.rpc.batch import PeerCalls
 from taskman_server.kit.rpc.channel import STATUS_DETAILS, CallOptions, Origin
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class GrpcServer:
             handlers = {method.name: self._handler(method) for method in each.methods.values()}
             generic = grpc.method_handlers_generic_handler(each.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
+        if trusted:
+            methods = {method.path: method for each in services for method in each.methods.values()}
+            self._server.add_generic_rpc_handlers((PeerCalls(methods, self._answer_item, self._peer).handler(),))
         self._health = aio_health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -147,6 +151,9 @@ class GrpcServer:
             return grpc.unary_stream_rpc_method_handler(self._stream(method), None, serialize)
         return grpc.unary_unary_rpc_method_handler(self._unary(method), None, serialize)
 
+    async def _answer_item(self, method: contract.Method, data: bytes, options: CallOptions) -> codec.Message[Any]:
+        return await self._answering.unary(method, decode(method, data), options)
+
     def _options(self, context: Any) -> CallOptions:
         if not self._trusted:
             return _of_client(context)
@@ -168,7 +175,7 @@ class GrpcServer:
         if token and scheme.lower() == "bearer" and method.access != "public" and self._authenticator is not None:
             with contextlib.suppress(UnauthenticatedError):  # the pipeline says so
                 key = (await self._authenticator.authenticate(token.strip(), _Asking(options))).id
-        self._limiter.take(key)
+        self._limiter.take(key) or await self._limiter.more(key)
 
     def _unary(self, method: contract.Method) -> Callable[[bytes, Any], Awaitable[Any]]:
         async def answer(data: bytes, context: Any) -> codec.Message[Any]:
