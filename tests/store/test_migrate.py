@@ -1,17 +1,24 @@
-"""Migrations: forward, back, at once from many processes, all or nothing."""
+"""Migrations: forward, back, at once from many processes, all or nothing. On SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from taskman_server.kit.db import DatabaseUnavailable
+from taskman_server.kit.db import DatabaseUnavailable, postgres_migrate
 from taskman_server.kit.db.migrate import MigrationError, current, downgrade, head, upgrade
+from taskman_server.kit.db.postgres import PostgresDatabase
 from taskman_server.kit.db.sqlite import SqliteDatabase
+from tests.parts.postgresql import PostgreSQL
 from tests.store.support import PUT, start_child
 
 FIRST = """
@@ -71,38 +78,96 @@ def migrations(tmp_path: Path) -> Path:
     return versions.parent
 
 
-def tables(path: Path) -> set[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+class SqlitePlace:
+    """A file that is not there yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = str(folder / "x.db")
+        self.url = f"sqlite:///{self.database}"
+        self.name = "x.db"
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.database)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def tables(self) -> set[str]:
+        return {name for (name,) in self.ask("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+    def columns(self) -> list[str]:
+        return [row[1] for row in self.ask("PRAGMA table_info(notes)")]
+
+    async def put(self, name: str) -> None:
+        db = SqliteDatabase(self.database)
+        await db.execute(PUT, id=name, text="kept")
+        await db.close()
 
 
-def columns(path: Path) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return [row[1] for row in connection.execute("PRAGMA table_info(notes)")]
+class PostgresPlace:
+    """An empty database."""
+
+    def __init__(self, url: str) -> None:
+        self.database = self.url = url
+        self.name = url.rpartition("/")[2]
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        async def run() -> list[tuple[Any, ...]]:
+            connection = await asyncpg.connect(self.url)
+            try:
+                return [tuple(row) for row in await connection.fetch(sql)]
+            finally:
+                await connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, run()).result()
+
+    def tables(self) -> set[str]:
+        return {name for (name,) in self.ask("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")}
+
+    def columns(self) -> list[str]:
+        return [
+            name
+            for (name,) in self.ask(
+                "SELECT attname::text FROM pg_attribute WHERE attrelid = 'notes'::regclass AND attnum > 0"
+                " AND NOT attisdropped ORDER BY attnum"
+            )
+        ]
+
+    async def put(self, name: str) -> None:
+        db = await PostgresDatabase.open(self.url, name="x")
+        await db.execute(PUT, id=name, text="kept")
+        await db.close()
 
 
-async def test_forward_back_and_forward_again(tmp_path: Path, migrations: Path) -> None:
+Place: TypeAlias = SqlitePlace | PostgresPlace
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Somewhere to migrate, with nothing in it."""
+    if request.param == "sqlite":
+        return SqlitePlace(tmp_path)
+    return PostgresPlace(request.getfixturevalue("postgresql").database("migrate"))
+
+
+async def test_forward_back_and_forward_again(place: Place, migrations: Path) -> None:
     """OPS-7: forward and back; what was written stays."""
-    path = tmp_path / "x.db"
+    database = place.database
     assert head(migrations) == "0002"
-    assert current(path) is None
-    assert upgrade(path, migrations, "0001")
-    assert (current(path), columns(path)) == ("0001", ["id", "text"])
-    db = SqliteDatabase(path)
-    await db.execute(PUT, id="1", text="kept")
-    await db.close()
-    assert upgrade(f"sqlite:///{path}", migrations)
-    assert (current(path), columns(path)) == ("0002", ["id", "text", "done"])
-    assert {"outbox", "inbox", "idempotency"} <= tables(path)
-    assert not upgrade(path, migrations)
-    assert downgrade(path, migrations, "0001")
-    assert not downgrade(path, migrations, "0001")
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT id, text FROM notes").fetchall() == [("1", "kept")]
-    assert downgrade(path, migrations, "base")
-    assert current(path) is None
-    assert tables(path) <= {"alembic_version"}
-    assert upgrade(path, migrations)
+    assert current(database) is None
+    assert upgrade(database, migrations, "0001")
+    assert (current(database), place.columns()) == ("0001", ["id", "text"])
+    await place.put("1")
+    assert upgrade(place.url, migrations)
+    assert (current(database), place.columns()) == ("0002", ["id", "text", "done"])
+    assert {"outbox", "inbox", "idempotency"} <= place.tables()
+    assert not upgrade(database, migrations)
+    assert downgrade(database, migrations, "0001")
+    assert not downgrade(database, migrations, "0001")
+    assert place.ask("SELECT id, text FROM notes") == [("1", "kept")]
+    assert downgrade(database, migrations, "base")
+    assert current(database) is None
+    assert place.tables() <= {"alembic_version"}
+    assert upgrade(database, migrations)
 
 
 def test_nothing_to_do_is_quick_and_imports_no_alembic(tmp_path: Path, migrations: Path) -> None:
@@ -126,9 +191,8 @@ def test_nothing_to_do_is_quick_and_imports_no_alembic(tmp_path: Path, migration
     assert float(seconds) < 0.03
 
 
-def test_processes_that_start_at_once_migrate_once(tmp_path: Path, migrations: Path) -> None:
+def test_processes_that_start_at_once_migrate_once(place: Place, migrations: Path) -> None:
     """OPS-2: a process per service, several of one service: one migrates, the others wait and see it done."""
-    path = tmp_path / "x.db"
     children = [
         start_child(
             """
@@ -136,7 +200,7 @@ def test_processes_that_start_at_once_migrate_once(tmp_path: Path, migrations: P
             from taskman_server.kit.db.migrate import upgrade
             print(upgrade(sys.argv[1], sys.argv[2]))
             """,
-            path,
+            place.database,
             migrations,
         )
         for _ in range(4)
@@ -144,28 +208,25 @@ def test_processes_that_start_at_once_migrate_once(tmp_path: Path, migrations: P
     outputs = [child.communicate(timeout=60)[0].strip() for child in children]
     assert [child.returncode for child in children] == [0, 0, 0, 0]
     assert outputs.count("True") == 1
-    assert columns(path) == ["id", "text", "done"]
+    assert place.columns() == ["id", "text", "done"]
 
 
-async def test_a_step_that_fails_leaves_the_schema_as_it_was(tmp_path: Path, migrations: Path) -> None:
+async def test_a_step_that_fails_leaves_the_schema_as_it_was(place: Place, migrations: Path) -> None:
     """All steps are one commit, and the error tells no value."""
     (migrations / "versions" / "0003_broken.py").write_text(BROKEN)
-    path = tmp_path / "x.db"
-    upgrade(path, migrations, "0001")
-    db = SqliteDatabase(path)
-    await db.execute(PUT, id="hunter2", text="")
-    await db.close()
-    with pytest.raises(MigrationError, match=r"migration of x\.db to 0003 failed") as caught:
-        upgrade(path, migrations)
+    upgrade(place.database, migrations, "0001")
+    await place.put("hunter2")
+    with pytest.raises(MigrationError, match=f"migration of {re.escape(place.name)} to 0003 failed") as caught:
+        upgrade(place.database, migrations)
     assert "hunter2" not in str(caught.value)
-    assert current(path) == "0001"
-    assert "half" not in tables(path)
-    assert columns(path) == ["id", "text"]
+    assert current(place.database) == "0001"
+    assert "half" not in place.tables()
+    assert place.columns() == ["id", "text"]
 
 
-def test_a_newer_releases_file_is_left_alone(tmp_path: Path, migrations: Path) -> None:
+def test_a_newer_releases_file_is_left_alone(place: Place, migrations: Path) -> None:
     """An old release started by mistake on new data."""
-    path = tmp_path / "x.db"
+    path = place.database
     upgrade(path, migrations)
     (migrations / "versions" / "0002_second.py").unlink()
     with pytest.raises(MigrationError, match="made by a newer release"):
@@ -201,3 +262,39 @@ def test_logging_stays_as_it_is(tmp_path: Path, migrations: Path) -> None:
     before = (list(root.handlers), root.level, logging.getLogger("taskman_server").disabled)
     upgrade(tmp_path / "x.db", migrations)
     assert (list(root.handlers), root.level, logging.getLogger("taskman_server").disabled) == before
+
+
+def test_a_database_that_is_not_there_is_said_with_what_to_do(postgresql: PostgreSQL, migrations: Path) -> None:
+    """OPS-2: an operator reads it, so no traceback and no password."""
+    url = postgresql.url("nowhere")
+    with pytest.raises(DatabaseUnavailable, match=r"no database .nowhere. on 127\.0\.0\.1") as missing:
+        upgrade(url, migrations)
+    assert 'CREATE DATABASE "nowhere"' in str(missing.value)
+    with pytest.raises(DatabaseUnavailable, match="refuses the user or the password") as refused:
+        upgrade(url.replace("taskman:", "taskman:wrong"), migrations)
+    with pytest.raises(DatabaseUnavailable, match=r"cannot be reached on 127\.0\.0\.1:1"):
+        current("postgresql://taskman:hunter2@127.0.0.1:1/x")
+    for error in (missing, refused):
+        assert url.split(":")[2].split("@")[0] not in str(error.value)
+
+
+def test_a_step_that_a_reader_holds_up_gives_up_and_says_so(
+    postgresql: PostgreSQL, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an ALTER TABLE waits, everybody else waits behind it."""
+    monkeypatch.setattr(postgres_migrate, "_TABLE_TIMEOUT", "50ms")
+    place = PostgresPlace(postgresql.database("migrate"))
+    upgrade(place.database, migrations, "0001")
+
+    async def run() -> None:
+        reader = await asyncpg.connect(place.url)
+        await reader.execute("BEGIN; SELECT * FROM notes")
+        try:
+            await asyncio.to_thread(upgrade, place.database, migrations)
+        finally:
+            await reader.close()
+
+    with pytest.raises(DatabaseUnavailable, match="waited too long for a lock"):
+        asyncio.run(run())
+    assert current(place.database) == "0001"
+    assert upgrade(place.database, migrations)
