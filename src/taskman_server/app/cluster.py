@@ -56,6 +56,7 @@ T = TypeVar("T")
 GATEWAY: Final = "gateway"
 _PAUSE: Final = (0.2, 5.0)
 _SAMPLE_SECONDS: Final = 5.0
+_NOTICE_SECONDS: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -190,8 +191,7 @@ async def run_service(settings: Settings, name: str, stop: asyncio.Event, ops: s
             async with AsyncExitStack() as stack:
                 await service.start(stack, database_url, broker_url)
                 await stop.wait()
-                service.draining = True
-                await service.server.stop(settings.drain_seconds)
+                await service.drain()
         except _Stopped:
             return
 
@@ -232,6 +232,7 @@ class _Service:
         unit = self._unit = Unit.build(definition, db, shared, telemetry, process.redis)
         process.channels.add(definition.area, LocalChannel(unit.pipeline))
         await process.obtain("start", unit.begin)
+        del process.parts["start"]
         stack.push_async_callback(unit.stop)
         await process.obtain("broker", lambda: _declare_queues(broker))
         await process.obtain("broker", unit.consume)
@@ -243,6 +244,14 @@ class _Service:
             stack.callback(task.cancel)
         self._started = True
         telemetry.log.info("ready", service=definition.name)
+
+    async def drain(self) -> None:
+        """Takes no new calls, and lets those under way end."""
+        self.draining = True
+        await self.server.serving(False)
+        # Whoever watches our health has gone elsewhere before the port closes.
+        await asyncio.sleep(min(_NOTICE_SECONDS, self._process.settings.drain_seconds))
+        await self.server.stop(self._process.settings.drain_seconds)
 
     async def _open_database(self, url: str) -> PostgresDatabase:
         process = self._process
@@ -363,6 +372,9 @@ async def run_gateway(
             await stop.wait()
             edge.draining = True
             watching.cancel()
+            if grpc is not None:
+                await grpc.serving(False)
+            await asyncio.sleep(min(_NOTICE_SECONDS, settings.drain_seconds))
             if grpc is not None:
                 await grpc.stop(settings.drain_seconds)
 
