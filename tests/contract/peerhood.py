@@ -72,11 +72,11 @@ class Hood:
         return channel
 
 
-async def call(channel: Channel, service: contract.Service, name: str = "Echo", **fields: Any) -> Any:
+async def call(channel: Channel, service: contract.Service, rpc: str = "Echo", **fields: Any) -> Any:
     """Calls the probe as the service `tasks`."""
-    method = service.methods[name]
+    method = service.methods[rpc]
     options = fields.pop("options", None) or CallOptions(caller=TASKS, timeout=10)
-    return await channel.unary(method, method.input(name="p", **fields), options)
+    return await channel.unary(method, method.input(**{"name": "p", **fields}), options)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:

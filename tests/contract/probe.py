@@ -24,6 +24,7 @@ from sqlalchemy.schema import CreateTable
 import taskman_sdk.proto.taskman as home
 from taskman_sdk import contract
 from taskman_sdk.errors import FailedPreconditionError, FieldViolation
+from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import SystemClock
 from taskman_server.kit.db.sqlite import SqliteDatabase
@@ -64,6 +65,16 @@ service ProbeService {
     option (google.api.http) = {get: "/v1/probes/{name}:count"};
     option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true callers: ["tasks", "gateway"]};
   }
+  // Reads something.
+  rpc Look(LookRequest) returns (LookResponse) {
+    option (google.api.http) = {get: "/v1/probes/{name}:look"};
+    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC read_only: true callers: ["tasks", "gateway"]};
+  }
+  // Changes something, and takes until it is let go.
+  rpc Hold(HoldRequest) returns (HoldResponse) {
+    option (google.api.http) = {post: "/v1/probes/{name}:hold" body: "*"};
+    option (taskman.options.v1.rule) = {access: ACCESS_PUBLIC callers: ["tasks", "gateway"]};
+  }
   rpc Poke(PokeRequest) returns (PokeResponse) {
     option (google.api.http) = {post: "/v1/probes/{name}:poke" body: "*"};
     option (taskman.options.v1.rule) = {permission: "tasks.import"};
@@ -94,6 +105,10 @@ message CountRequest {
   bool wait = 4;
 }
 message CountResponse { int32 number = 1; }
+message LookRequest { string name = 1; }
+message LookResponse {}
+message HoldRequest { string name = 1; }
+message HoldResponse {}
 message PokeRequest { string name = 1; }
 message PokeResponse { string name = 1; }
 """
@@ -159,11 +174,15 @@ class ProbeHandlers:
     def __init__(self, service: contract.Service) -> None:
         self._types = {name: method.output for name, method in service.methods.items()}
         self.seen = Seen()
+        self.release = asyncio.Event()
+        self.pass_on = False
 
     async def echo(self, request: Any, call: Call) -> Any:
         """Says it again."""
         self.seen.calls.append(call)
         call.trailers["x-probe"] = "trailer"
+        if self.pass_on:
+            await call.peer("UserService.BatchGetUsers", BatchGetUsersRequest(), BatchGetUsersResponse)
         metadata = [f"{key}={value}" for key, value in sorted(call.metadata.items())]
         text = request.text * (request.times or 1)
         return self._types["Echo"](text=text, request_id=call.request_id, metadata=metadata)
@@ -199,6 +218,19 @@ class ProbeHandlers:
                 await asyncio.Event().wait()
         finally:
             self.seen.cancelled.set()
+
+    async def look(self, request: Any, call: Call) -> Any:
+        """Answers at the next turn."""
+        self.seen.calls.append(call)
+        await asyncio.sleep(0)
+        return self._types["Look"]()
+
+    async def hold(self, request: Any, call: Call) -> Any:
+        """Waits for the test."""
+        self.seen.calls.append(call)
+        self.seen.started.set()
+        await self.release.wait()
+        return self._types["Hold"]()
 
     async def poke(self, request: Any, call: Call) -> Any:
         """Decides, then answers."""

@@ -139,7 +139,7 @@ async def test_a_missing_handler_is_refused_at_start(probe: Probe) -> None:
     """IAM-3: every RPC is answered, or nothing starts."""
 
     class Forgetful:
-        echo = wait = fail = count = ProbeHandlers.echo
+        echo = wait = fail = count = look = hold = ProbeHandlers.echo
 
     with pytest.raises(ContractError, match=r"Forgetful has no poke\(\) for ProbeService\.Poke"):
         Pipeline(probe.service, Forgetful(), probe.runtime)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -61,6 +63,7 @@ class Context:
         request_id: the request that began it.
         origin: where it came from.
         traceparent: W3C trace context, empty for none.
+        deadline: until when somebody waits, by the event loop's clock; no call to a peer lasts longer.
     """
 
     runtime: Runtime
@@ -68,6 +71,7 @@ class Context:
     request_id: str
     origin: Origin = field(default_factory=Origin)
     traceparent: str = ""
+    deadline: float = math.inf
 
     @property
     def now(self) -> datetime:
@@ -91,7 +95,9 @@ class Context:
         metadata = {"x-request-id": self.request_id}
         if self.traceparent:
             metadata["traceparent"] = self.traceparent
-        options = CallOptions(metadata=metadata, caller=caller, origin=self.origin, timeout=self.runtime.peer_timeout)
+        left = max(0.0, self.deadline - asyncio.get_running_loop().time())
+        timeout = min(self.runtime.peer_timeout, left)
+        options = CallOptions(metadata=metadata, caller=caller, origin=self.origin, timeout=timeout)
         reply = await self.runtime.channels.unary(contract.method(operation), request, options)
         assert isinstance(reply, answer)
         return reply

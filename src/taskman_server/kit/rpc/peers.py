@@ -135,9 +135,9 @@ class _Line(GrpcChannel):
 class _Target:
     """One address with its breaker; the line to it is replaced when our certificate is."""
 
-    def __init__(self, address: str, service: str, identity: Identity | None) -> None:
+    def __init__(self, address: str, service: str, identity: Identity | None, reset_seconds: float) -> None:
         self.address = address
-        self.gate = Gate(f"the {service} service")
+        self.gate = Gate(f"the {service} service", reset_timeout=reset_seconds)
         self.line = _Line(address, service, identity)
         self.last_success = self.last_loss = 0.0
 
@@ -170,6 +170,7 @@ class PeerChannel:
         policy: RetryPolicy = _POLICY,
         budget: RetryBudget | None = None,
         start_seconds: float = START_SECONDS,
+        reset_seconds: float = 5.0,
         batching: bool = True,
         observe: Callable[[str, str], None] | None = None,
     ) -> None:
@@ -180,6 +181,7 @@ class PeerChannel:
         policy: when to try again.
         budget: how much trying again is affordable.
         start_seconds: how long the first calls wait for a service that starts beside us.
+        reset_seconds: how long the breaker stays open before it lets a probe through.
         batching: calls of one turn of the event loop travel in one message.
         observe: is told of each `retry`, `refused` (by the breaker) and `unreachable`, with the service's name.
 
@@ -191,8 +193,8 @@ class PeerChannel:
             raise ValueError(f"no address for {service}: `host:port`, several with commas between them")
         self.service = service
         self._identity = identity
-        self._version = identity.version if identity is not None else 0
-        self._targets = [_Target(address, service, identity) for address in addresses]
+        self.version = identity.version if identity is not None else 0
+        self.targets = [_Target(address, service, identity, reset_seconds) for address in addresses]
         self._batching = batching
         self._policy = policy
         self._budget = budget or RetryBudget(capacity=100)
@@ -204,11 +206,11 @@ class PeerChannel:
     @property
     def batched(self) -> int:
         """How many calls have travelled together with others, over the connections of now."""
-        return sum(target.line.batcher.batched for target in self._targets)
+        return sum(target.line.batcher.batched for target in self.targets)
 
     def ready(self) -> bool:
         """Whether a call would find a connection; begins to connect where there is none."""
-        connected = [target.line.connected for target in self._targets]  # asks all: each begins to connect
+        connected = [target.line.connected for target in self.targets]  # asks all: each begins to connect
         return any(connected)
 
     async def unary(self, method: Method, request: codec.Message[Any], options: CallOptions) -> codec.Message[Any]:
@@ -275,21 +277,21 @@ class PeerChannel:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(target.line.close() for target in self._targets))
+        await asyncio.gather(*(target.line.close() for target in self.targets))
 
     async def _enter(self, deadline: float) -> tuple[_Target, bool]:
         """The target whose turn it is, and whether the call is its breaker's probe."""
         if self._identity is not None:
             self._identity.refresh()
-            if self._identity.version != self._version:
+            if self._identity.version != self.version:
                 self._renew(self._identity)
         if self._starting_until is not None:
             await self._start(min(self._starting_until, deadline))
-        if len(self._targets) == 1:
-            candidates = self._targets
+        if len(self.targets) == 1:
+            candidates = self.targets
         else:
-            self._turn = (self._turn + 1) % len(self._targets)
-            candidates = self._targets[self._turn :] + self._targets[: self._turn]
+            self._turn = (self._turn + 1) % len(self.targets)
+            candidates = self.targets[self._turn :] + self.targets[: self._turn]
             # Those with a connection first, each in its turn.
             candidates.sort(key=lambda target: not target.line.connected)
         refused: UnavailableError | None = None
@@ -304,7 +306,7 @@ class PeerChannel:
 
     async def _start(self, until: float) -> None:
         """Waits for a first connection: processes of one deployment start side by side."""
-        connecting = [asyncio.ensure_future(target.line.connect()) for target in self._targets]
+        connecting = [asyncio.ensure_future(target.line.connect()) for target in self.targets]
         try:
             left = max(0.0, until - time.monotonic())
             await asyncio.wait(connecting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -341,8 +343,8 @@ class PeerChannel:
         return error
 
     def _renew(self, identity: Identity) -> None:
-        self._version = identity.version
-        for target in self._targets:
+        self.version = identity.version
+        for target in self.targets:
             task = asyncio.create_task(self._replace(target, _Line(target.address, self.service, identity)))
             self._background.add(task)
             task.add_done_callback(self._background.discard)

@@ -128,6 +128,7 @@ class Pipeline:
             request_id,
             options.origin,
             metadata.get("traceparent", ""),
+            asyncio.get_running_loop().time() + _seconds(options, self._runtime),
             method=method,
             metadata=metadata,
             trailers=options.trailers,

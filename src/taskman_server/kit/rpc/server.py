@@ -87,7 +87,7 @@ class GrpcServer:
         self._authenticator = authenticator
         self._limiter = limiter
         self._trusted = trusted
-        self._identity = identity
+        self.identity = identity
         if connection_age is None and trusted:
             connection_age = CONNECTION_AGE
         self._server = grpc.aio.server(options=_server_options(connection_age))
@@ -115,8 +115,8 @@ class GrpcServer:
             OSError: the port is taken.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if credentials is None and self._identity is not None:
-            credentials = self._identity.server_credentials()
+        if credentials is None and self.identity is not None:
+            credentials = self.identity.server_credentials()
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -162,9 +162,9 @@ class GrpcServer:
 
     def _peer(self, context: Any) -> str | None:
         """The service at the other end, by its certificate; None where a mesh looks after that."""
-        if self._identity is None:
+        if self.identity is None:
             return None
-        return self._identity.peer(context.auth_context())
+        return self.identity.peer(context.auth_context())
 
     async def _limit(self, method: contract.Method, options: CallOptions) -> None:
         """Takes the call from the bucket of its principal; of its address where nobody is signed in."""

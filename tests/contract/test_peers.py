@@ -1,0 +1,375 @@
+"""A channel between processes goes on where replicas, connections and certificates come and go (OPS-2, OPS-4)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from taskman_sdk import contract
+from taskman_sdk.errors import DeadlineExceededError, UnavailableError
+from taskman_sdk.resilience import RetryBudget, RetryPolicy
+from taskman_server.kit.rpc import CallOptions, Channels
+from taskman_server.kit.rpc.peers import PeerChannel
+from taskman_server.kit.tls import issue
+from tests.contract.peerhood import TASKS, Hood, Replica, call, open_hood, until
+from tests.contract.probe import probe_service
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> contract.Service:
+    return probe_service(tmp_path_factory.mktemp("probe"))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def hood(service: contract.Service, tmp_path: Path) -> AsyncIterator[Hood]:
+    async with open_hood(service, tmp_path) as opened:
+        yield opened
+
+
+class Load:
+    """Callers who never rest, and what they got."""
+
+    def __init__(self, hood: Hood, channel: PeerChannel, name: str = "Echo") -> None:
+        self.answers = 0
+        self.errors: list[Exception] = []
+        self._stopped = False
+        self._callers = [asyncio.create_task(self._call(hood, channel, name)) for _ in range(16)]
+
+    async def _call(self, hood: Hood, channel: PeerChannel, name: str) -> None:
+        while not self._stopped:
+            try:
+                if name == "Count":
+                    method = hood.service.methods[name]
+                    options = CallOptions(caller=TASKS, timeout=10)
+                    numbers = [e.number async for e in channel.stream(method, method.input(name="p", to=3), options)]  # type: ignore[attr-defined]
+                    assert numbers == [1, 2, 3]
+                else:
+                    await call(channel, hood.service, name, **({"text": "x"} if name == "Echo" else {}))
+                self.answers += 1
+            except Exception as error:
+                self.errors.append(error)
+
+    async def more(self, count: int = 200) -> None:
+        """Returns after so many more answers."""
+        wanted = self.answers + count
+        await until(lambda: self.answers >= wanted or bool(self.errors), 30)
+        assert self.errors == []
+
+    async def stop(self) -> None:
+        self._stopped = True
+        await asyncio.gather(*self._callers)
+        assert self.errors == []
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Echo", "Count"])
+async def test_certificates_are_replaced_under_load_without_an_error(hood: Hood, name: str) -> None:
+    """OPS-4: both ends take new certificates; `Echo` is no call that may be made twice, so none was."""
+    replica = await hood.replica(connection_age=0.3)
+    ours, theirs = hood.identity("tasks"), replica.server.identity
+    assert theirs is not None
+    channel = hood.channel(identity=ours)
+    load = Load(hood, channel, name)
+    await load.more()
+    for version in (2, 3):
+        issue(hood.folder, "tasks")
+        issue(hood.folder, "users")
+        await until(lambda v=version: ours.version == v and theirs.version == v)  # type: ignore[misc]
+        await load.more()
+    await load.stop()
+    await until(lambda: channel.targets[0].line.version == 3)
+
+
+async def test_connections_that_grow_old_fail_no_call(hood: Hood) -> None:
+    """OPS-2: max_connection_age spreads callers over new replicas, and nobody notices."""
+    replica = await hood.replica(connection_age=0.2)
+    load = Load(hood, hood.channel())
+    started = time.monotonic()
+    await load.more()
+    while time.monotonic() - started < 1.5:
+        await load.more(50)
+    await load.stop()
+    assert replica.calls == load.answers
+
+
+# --- replicas -------------------------------------------------------------------------------------------------------
+
+
+async def test_calls_spread_over_replicas(hood: Hood) -> None:
+    """OPS-2: each gets its share."""
+    replicas = [await hood.replica() for _ in range(3)]
+    channel = hood.channel(batching=False)
+    await until(lambda: all(target.line.connected for target in channel.targets))
+    for _ in range(30):
+        await call(channel, hood.service, text="x")
+    assert [replica.calls for replica in replicas] == [10, 10, 10]
+
+
+async def test_names_behind_one_address_share_the_calls(hood: Hood) -> None:
+    """OPS-3: a headless service is one name with many addresses; here those of this machine."""
+    replica = await hood.replica()
+    port = replica.address.rpartition(":")[2]
+    channel = PeerChannel("users", f"dns:///localhost:{port}", hood.identity("tasks"))
+    await call(channel, hood.service, text="x")
+    assert replica.calls == 1
+    await channel.close()
+
+
+@pytest.mark.parametrize("batching", [False, True])
+async def test_a_replica_is_killed_and_no_read_fails(hood: Hood, batching: bool) -> None:
+    """OPS-2, EVENT-1: what only reads is made again elsewhere."""
+    first, second = await hood.replica(), await hood.replica()
+    channel = hood.channel(batching=batching)
+    await until(lambda: all(target.line.connected for target in channel.targets))
+    load = Load(hood, channel, "Look")
+    await load.more()
+    assert first.calls
+    assert second.calls
+    await first.server.stop(0)  # at once: what is under way is lost
+    await load.more()
+    await load.stop()
+
+
+async def test_a_replica_that_drains_gets_no_new_calls(hood: Hood) -> None:
+    """OPS-2: NOT_SERVING is heard before the port closes."""
+    first, second = await hood.replica(), await hood.replica()
+    channel = hood.channel()
+    await until(lambda: all(target.line.connected for target in channel.targets))
+    await first.server.serving(False)
+    await until(lambda: not channel.targets[0].line.connected)
+    before = first.calls
+    for _ in range(10):
+        await call(channel, hood.service, text="x")
+    assert (first.calls, second.calls) == (before, 10)
+
+
+async def test_a_write_that_may_have_been_made_is_not_made_again(hood: Hood) -> None:
+    """EVENT-1: the connection is lost under a call that changes something; the caller is told."""
+    replica = await hood.replica()
+    other = await hood.replica()
+    channel = hood.channel("tasks", replica)
+    pending = asyncio.create_task(call(channel, hood.service, "Hold"))
+    await asyncio.wait_for(replica.probe.handlers.seen.started.wait(), 5)
+    await replica.server.stop(0)
+    with pytest.raises(UnavailableError) as caught:
+        await pending
+    assert (caught.value.reason, caught.value.retry_after) == ("SERVICE_UNREACHABLE", 1)
+    assert (replica.calls, other.calls) == (1, 0)
+
+
+async def test_a_write_that_reached_nobody_is_made_elsewhere(hood: Hood) -> None:
+    """OPS-2: no connection, no effect: another replica may have it."""
+    gone, there = await hood.replica(), await hood.replica()
+    await gone.server.stop(0)
+    channel = hood.channel()
+    for _ in range(6):
+        await call(channel, hood.service, text="x")
+    assert there.calls == 6
+
+
+async def test_a_service_that_starts_a_little_later_is_waited_for(hood: Hood) -> None:
+    """OPS-2: processes of one deployment start side by side."""
+    replica = await hood.replica()
+    port = int(replica.address.rpartition(":")[2])
+    await replica.server.stop(0)
+    channel = hood.channel()
+    assert not channel.ready()
+    pending = asyncio.create_task(call(channel, hood.service, text="x"))
+    await asyncio.sleep(0)
+    later = await hood.replica(port)
+    assert (await pending).text == "x"
+    assert later.calls == 1
+    assert channel.ready()
+
+
+async def test_a_service_that_does_not_start_is_not_waited_for_forever(hood: Hood) -> None:
+    """OPS-2."""
+    replica = await hood.replica()
+    await replica.server.stop(0)
+    channel = hood.channel(start_seconds=0.3)
+    started = time.monotonic()
+    with pytest.raises(UnavailableError):
+        await call(channel, hood.service, text="x")
+    assert time.monotonic() - started < 3
+
+
+# --- breaker and budget ---------------------------------------------------------------------------------------------
+
+
+async def opened_breaker(hood: Hood, replica: Replica, seen: list[str]) -> PeerChannel:
+    """A channel whose service was away for long enough."""
+    channel = hood.channel(
+        start_seconds=0, policy=RetryPolicy(max_retries=0), observe=lambda what, service: seen.append(what),
+        reset_seconds=0.5,
+    )  # fmt: skip
+    await call(channel, hood.service, text="x")
+    await replica.server.stop(0)
+    for _ in range(40):
+        with pytest.raises(UnavailableError):
+            await call(channel, hood.service, text="x")
+    return channel
+
+
+async def test_the_breaker_opens_and_recovers_with_one_probe(hood: Hood) -> None:
+    """SDK-3, OPS-2: nobody waits for a service that is away, and one call finds out that it is back."""
+    replica = await hood.replica()
+    seen: list[str] = []
+    channel = await opened_breaker(hood, replica, seen)
+    assert "refused" in seen
+    later = await hood.replica(int(replica.address.rpartition(":")[2]))
+    await until(channel.ready)
+    opened = time.monotonic()
+    await until(lambda: time.monotonic() - opened > 0.5)  # the breaker's clock
+    pending = [asyncio.create_task(call(channel, hood.service, "Hold")) for _ in range(10)]
+    await asyncio.wait_for(later.probe.handlers.seen.started.wait(), 5)
+    done, waiting = await asyncio.wait(pending, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    while len(done) < 9:
+        done, waiting = await asyncio.wait(pending, timeout=5)
+    refused = [task.exception() for task in done]
+    assert {error.reason for error in refused if isinstance(error, UnavailableError)} == {"CIRCUIT_OPEN"}
+    assert (len(refused), len(waiting), later.calls) == (9, 1, 1)
+    later.probe.handlers.release.set()
+    await asyncio.gather(*waiting)
+    await asyncio.gather(*(call(channel, hood.service, text="x") for _ in range(10)))
+    assert later.calls == 11
+
+
+async def test_impatient_callers_do_not_open_the_breaker(hood: Hood) -> None:
+    """SDK-3: a deadline that passes while others are answered says nothing about the service."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    answered = asyncio.create_task(_keep_calling(hood, channel))
+    for _ in range(2):
+        slow = [call(channel, hood.service, "Wait", options=CallOptions(caller=TASKS, timeout=1.05)) for _ in range(30)]
+        errors = await asyncio.gather(*slow, return_exceptions=True)
+        assert {type(error) for error in errors} == {DeadlineExceededError}
+    answered.cancel()
+    await call(channel, hood.service, text="x")
+    assert replica.calls > 60
+
+
+async def _keep_calling(hood: Hood, channel: PeerChannel) -> None:
+    for number in itertools.count():
+        await call(channel, hood.service, text=str(number))
+
+
+async def test_the_retry_budget_stops_a_storm(hood: Hood) -> None:
+    """SDK-3: when a service is down, its callers do not multiply."""
+    replica = await hood.replica()
+    seen: list[str] = []
+    channel = hood.channel(
+        start_seconds=0, budget=RetryBudget(capacity=5, ratio=0.1), observe=lambda what, service: seen.append(what)
+    )
+    await call(channel, hood.service, text="x")
+    await replica.server.stop(0)
+    results = await asyncio.gather(*(call(channel, hood.service, "Look") for _ in range(50)), return_exceptions=True)
+    assert all(isinstance(error, UnavailableError) for error in results)
+    assert seen.count("retry") == 5
+
+
+# --- deadlines and batches ------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A channel that notes how long its callers wait."""
+
+    def __init__(self) -> None:
+        self.timeouts: list[float] = []
+
+    async def unary(self, method: contract.Method, request: Any, options: CallOptions) -> Any:
+        assert options.timeout is not None
+        self.timeouts.append(options.timeout)
+        return method.output()
+
+    def stream(self, method: contract.Method, request: Any, options: CallOptions) -> AsyncIterator[Any]:
+        raise NotImplementedError
+
+
+async def test_the_deadline_shrinks_along_the_chain(hood: Hood) -> None:
+    """SDK-3: a call to a peer gets what is left of the call that it is made for."""
+    replica = await hood.replica()
+    line = Recorder()
+    replica.probe.runtime.channels = Channels({"user": line})
+    replica.probe.handlers.pass_on = True
+    assert replica.probe.runtime.peer_timeout == 5
+    for timeout in (2.0, 20.0):
+        options = CallOptions(caller=TASKS, timeout=timeout)
+        await call(hood.channel("tasks", replica), hood.service, options=options, text="x")
+    assert 0 < line.timeouts[0] < 2
+    assert line.timeouts[1] == 5
+
+
+async def test_a_slow_call_of_a_batch_holds_up_nobody(hood: Hood) -> None:
+    """SDK-3: answers come as they are done."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    slow = asyncio.create_task(call(channel, hood.service, "Hold"))
+    slower = asyncio.create_task(call(channel, hood.service, "Hold"))
+    quick = [asyncio.create_task(call(channel, hood.service, text=str(n))) for n in range(5)]
+    assert [answer.text for answer in await asyncio.gather(*quick)] == ["0", "1", "2", "3", "4"]
+    assert channel.batched == 6
+    assert not slow.done()
+    assert not slower.done()
+    replica.probe.handlers.release.set()
+    await asyncio.gather(slow, slower)
+
+
+async def test_one_call_of_a_batch_is_given_up(hood: Hood) -> None:
+    """SDK-3: its handler stops, those of the others go on."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    first = asyncio.create_task(call(channel, hood.service, "Hold"))
+    stays = asyncio.create_task(call(channel, hood.service, "Hold"))
+    goes = asyncio.create_task(call(channel, hood.service, "Wait"))
+    seen = replica.probe.handlers.seen
+    await until(lambda: len(seen.calls) == 4)
+    assert channel.batched == 2
+    goes.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await goes
+    await asyncio.wait_for(seen.cancelled.wait(), 5)
+    assert not stays.done()
+    replica.probe.handlers.release.set()
+    await asyncio.gather(first, stays)
+
+
+async def test_each_call_of_a_batch_is_checked_by_itself(hood: Hood) -> None:
+    """GATE-2: one that is refused, one that is wrong and one that is right."""
+    await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    calls = [
+        call(channel, hood.service, text="alone"),
+        call(channel, hood.service, text="fine"),
+        call(channel, hood.service, "Poke"),
+        call(channel, hood.service, text="x" * 21),
+        call(channel, hood.service, options=CallOptions(timeout=5), text="x"),
+    ]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert channel.batched == 4
+    assert [getattr(each, "text", None) or getattr(each, "reason", None) for each in results] == [
+        "alone", "fine", "CALLER_NOT_ALLOWED", "FIELD_INVALID", "PEER_FORWARDS",
+    ]  # fmt: skip
+
+
+async def test_large_requests_travel_alone_and_many_in_several_batches(hood: Hood) -> None:
+    """SDK-3: no message grows without bound."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    await asyncio.gather(*(call(channel, hood.service, text=str(n)) for n in range(300)))
+    assert (replica.calls, channel.batched) == (301, 299)
+    large = "p" * 100_000
+    await asyncio.gather(*(call(channel, hood.service, name=large, text="x") for _ in range(5)))
+    assert (replica.calls, channel.batched) == (306, 299)
