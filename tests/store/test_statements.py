@@ -11,16 +11,17 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import bindparam
-from sqlalchemy.dialects.postgresql import JSONB, asyncpg
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from taskman_server.kit.db import Database, DatabaseError, Statement
+from taskman_server.kit.db.postgres_dialect import DIALECT
 from taskman_server.kit.event_tables import INBOX, OUTBOX
 from tests.store.support import GET, NOTES, PUT
 
 NOW = datetime(2030, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
-DIALECT: sa.Dialect = asyncpg.dialect()  # type: ignore[no-untyped-call]
+
 FULL = Statement(sa.insert(NOTES))
 
 

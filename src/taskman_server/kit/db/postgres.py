@@ -50,7 +50,7 @@ class PostgresDatabase:
         idle_timeout: float = 60.0,
         pool_timeout: float = 2.0,
         observe: Callable[[str, float], None] | None = None,
-        standby: bool = False,
+        role: str = "read-write",
     ) -> None:
         """Use `open`, which also connects; see there."""
         self.name = name
@@ -59,7 +59,7 @@ class PostgresDatabase:
         self.owners: set[asyncio.Task[Any]] = set()
         self.loose = False  # whether a commit was not waited for since `settled`
         self._url = url
-        self._role = "standby" if standby else "read-write"
+        self._role = role
         self._dynamic = DynamicCache(DIALECT)
         self._settings = {
             "application_name": f"taskman-{name}",
@@ -95,7 +95,8 @@ class PostgresDatabase:
             name: the service, for messages and for the server's `application_name`.
             pool_size: connections that may be open at once.
             statement_timeout: seconds that a statement may run.
-            replica_url: a streaming replica for reads that may lag, see `reader`.
+            replica_url: a streaming replica for reads that may lag, see `reader`. One server: what one has replayed
+                says nothing about another.
             marks: how far each principal has written; without it, those of this process.
             observe: told the kind (`read`, `write`, `commit`, `wait` for a connection) and the seconds of each query.
             lock_timeout: seconds that a statement waits for another transaction's lock.
@@ -105,7 +106,7 @@ class PostgresDatabase:
         Raises DatabaseUnavailable when no connection can be made now. A replica that is away is none.
         """
 
-        def make(url: str, name: str, standby: bool) -> PostgresDatabase:
+        def make(url: str, name: str, role: str) -> PostgresDatabase:
             return cls(
                 url,
                 name=name,
@@ -115,13 +116,13 @@ class PostgresDatabase:
                 idle_timeout=idle_timeout,
                 pool_timeout=pool_timeout,
                 observe=observe,
-                standby=standby,
+                role=role,
             )
 
-        db = make(url, name, False)
+        db = make(url, name, "read-write")
         db.pool.release(await db.pool.acquire())
         if replica_url:
-            db.replica = Replica(db, make(replica_url, f"{name}-replica", True), marks or LocalWriteMarks())
+            db.replica = Replica(db, make(replica_url, f"{name}-replica", "any"), marks or LocalWriteMarks())
         return db
 
     @property
@@ -193,6 +194,11 @@ class PostgresDatabase:
             await self.replica.close()
         await self.pool.close(self.statement_timeout + _GRACE)
 
+    @property
+    def replica_lag(self) -> float | None:
+        """Seconds that the replica was behind when it was last asked; None without one, or while it is away."""
+        return None if self.replica is None else self.replica.lag
+
     def stats(self) -> PoolStats:
         """The pool as it is now, for metrics."""
         return self.pool.stats()
@@ -221,7 +227,7 @@ class PostgresDatabase:
                 return session
             except FAILURES as error:
                 lost = self._give_back(session, error)
-                if not (lost and again):
+                if not (lost and again) or isinstance(error, TimeoutError):
                     raise translate(error, self.name) from None
                 again = False
             except BaseException:
@@ -245,7 +251,7 @@ class PostgresDatabase:
                 answer = await getattr(session.driver, method)(sql, *values)
             except FAILURES as error:
                 lost = self._give_back(session, error)
-                if lost and again:
+                if lost and again and not isinstance(error, TimeoutError):
                     again = False
                     continue
                 if lost and not prepared.repeatable:

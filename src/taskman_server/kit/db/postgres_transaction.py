@@ -125,14 +125,12 @@ class PostgresTransaction:
             yield
             if self._failed:
                 raise DatabaseError("a statement in this savepoint failed, so it was undone: let its error pass")
-        except BaseException as error:
+        except BaseException:
             del self._callbacks[callbacks:]
-            # After a cancellation the whole transaction is about to be rolled back, unless it is caught.
-            if isinstance(error, Exception) and not self._session.driver.is_closed():
-                await self._control(f"ROLLBACK TO {name}; RELEASE {name}")
-                self._failed = False
-            else:
-                self._failed = True
+            # In a task of its own: a time limit inside the transaction may end the block, and be caught outside of it.
+            undoing = asyncio.get_running_loop().create_task(self._undo(name))
+            self._db.keep(undoing)
+            await asyncio.shield(undoing)
             raise
         await self._control(f"RELEASE {name}")
 
@@ -160,6 +158,13 @@ class PostgresTransaction:
             except FAILURES as error:
                 self._failed = True
                 raise self._translated(error) from None
+
+    async def _undo(self, savepoint: str) -> None:
+        if self._session.driver.is_closed():
+            self._failed = True
+            return
+        await self._control(f"ROLLBACK TO {savepoint}; RELEASE {savepoint}")
+        self._failed = False
 
     def _translated(self, error: BaseException) -> DatabaseError:
         if is_lost(error):

@@ -86,7 +86,7 @@ class Replica:
         self._pause_until = 0.0
         self._asking: asyncio.Task[None] | None = None
         self._pinned: OrderedDict[str, float] = OrderedDict()
-        self.lag = 0.0
+        self.lag: float | None = None
 
     async def reader(self, key: str) -> Executor:
         """See `PostgresDatabase.reader`."""
@@ -135,6 +135,7 @@ class Replica:
     def away(self) -> None:
         """The replica did not answer: leave it alone for a while."""
         self._pause_until = monotonic() + _PAUSE
+        self.lag = None
 
     async def _ask(self) -> None:
         """One question at a time; those who wait for it share it."""
@@ -142,7 +143,8 @@ class Replica:
             self._asking = asyncio.get_running_loop().create_task(self._poll())
         _, late = await asyncio.wait([self._asking], timeout=_PATIENCE)
         if late:
-            self.away()
+            self._pause_until = float("inf")  # until there is an answer, of whatever kind
+            self.lag = None
 
     async def _poll(self) -> None:
         asked = monotonic()
@@ -155,6 +157,7 @@ class Replica:
             self.away()
             return
         self._replayed, self._asked, self.lag = int(row.lsn), asked, float(row.lag)
+        self._pause_until = 0.0
 
 
 class _Reader:
