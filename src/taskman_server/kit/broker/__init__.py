@@ -37,6 +37,7 @@ __all__ = [
 
 DELIVERY_LIMIT = 8
 
+_ASIDE = (".dead", ".bindings", ".attempts")
 _QUEUE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
@@ -191,8 +192,10 @@ def dead_letter_queue(queue: str) -> str:
 
 def check_declaration(queue: str, bindings: Sequence[str], delivery_limit: int) -> None:
     """Raises ValueError for a queue's name, binding or limit that is none."""
-    if not _QUEUE_NAME.fullmatch(queue) or queue.endswith((".dead", ".bindings")):
-        raise ValueError(f"queue {queue!r}: expected <service>.<context>, in lower case, not .dead or .bindings")
+    if not _QUEUE_NAME.fullmatch(queue) or queue.endswith(_ASIDE):
+        raise ValueError(
+            f"queue {queue!r}: expected <service>.<context>, in lower case, not ending in {', '.join(_ASIDE)}"
+        )
     if not bindings or delivery_limit < 1:
         raise ValueError(f"queue {queue}: at least one binding and one delivery are needed")
     for pattern in bindings:

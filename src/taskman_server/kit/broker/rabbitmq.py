@@ -3,12 +3,10 @@
 What differs from `embedded`, because RabbitMQ cannot do it:
 
 - An event that is published again after a lost confirm is in a queue twice; the consumer's inbox drops it.
-- A message that a consumer held when it closed has been delivered once more in RabbitMQ's count, tried or not.
+- A message that a consumer held when it closed has been delivered once, tried or not.
 - What waits in a queue is shown to its consumer only: `peek` needs a queue without one, and counts as a delivery.
-- A consumer of several hands out one message at a time while what comes first was delivered before, and the next one
-  only after that one is settled.
 - `stats` knows the queues that this process declared or consumed, what is unsettled in this process, and not how old a
-  message is. What a consumer of another process holds (four times its prefetch at most) is in no figure.
+  message is. What a consumer of another process holds (256 at most) is in no figure.
 - The delivery limit of a queue cannot change: `declare` raises TopologyMismatch.
 """
 
@@ -36,6 +34,7 @@ from taskman_server.kit.broker import (
 )
 from taskman_server.kit.broker.amqp import dead, topology
 from taskman_server.kit.broker.amqp import wire as codec
+from taskman_server.kit.broker.amqp.attempts import Attempts
 from taskman_server.kit.broker.amqp.deliveries import Observe, RabbitDeliveries
 from taskman_server.kit.broker.amqp.link import Link, quiet, unavailable
 from taskman_server.kit.broker.amqp.listener import Listener
@@ -46,6 +45,9 @@ from taskman_server.kit.clock import Clock, SystemClock
 from taskman_server.kit.events import Event
 
 _log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.5
+"""How long the next message of a queue may take to come before it is taken for somebody else's."""
 
 
 class RabbitBroker:
@@ -161,6 +163,7 @@ class RabbitBroker:
             prefetch=prefetch,
             delivery_limit=limit,
             pauses=self._pauses,
+            attempts=Attempts(self._taking, self._publisher, self._names.attempts(queue), timeout=self._timeout),
             bury=self._bury,
             observe=self._observe,
             timeout=self._timeout,
@@ -213,16 +216,19 @@ class RabbitBroker:
         return answer
 
     async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
-        """The oldest messages of a queue without consumers; it counts as a delivery. Raises BrokerError with them."""
-        return await dead.peek(self._taking, self._names, queue, limit, self._timeout)
+        """The oldest messages, of the first 256, of a queue without consumers; it counts as a delivery.
+
+        Raises BrokerError while it has consumers.
+        """
+        return await dead.peek(self._taking, self._names, queue, limit, _LOOK_SECONDS)
 
     async def dead_letters(self, queue: str, *, limit: int = 100) -> list[DeadLetter]:
-        """The oldest messages given up, but for those that somebody else looks at in the same moment."""
-        return await dead.dead_letters(self._taking, self._names, queue, limit)
+        """The oldest messages given up, of the first 10,000; without those that somebody else looks at just now."""
+        return await dead.dead_letters(self._taking, self._names, queue, limit, _LOOK_SECONDS)
 
     async def redrive(self, queue: str, event_ids: Sequence[str] | None = None) -> int:
-        """Send messages given up to the end of the queue."""
-        return await dead.redrive(self._taking, self._publisher, self._names, queue, event_ids)
+        """Send messages given up to the end of the queue, 10,000 at most; without those that are looked at just now."""
+        return await dead.redrive(self._taking, self._publisher, self._names, queue, event_ids, _LOOK_SECONDS)
 
     async def purge(self, queue: str, *, dead: bool = False) -> int:
         """Forget the messages that wait. What consumers of other processes hold, at work or ahead, is left to them."""
@@ -244,7 +250,8 @@ class RabbitBroker:
             with unavailable(self._sending.where):
                 if await dead.consumers_left(wire, self._names.queue(queue), queue):
                     raise BrokerError(f"queue {queue} has consumers: stop them first")
-                for name in (self._names.queue(queue), self._names.dead(queue), self._names.bindings(queue)):
+                names = self._names
+                for name in (names.queue(queue), names.dead(queue), names.attempts(queue), names.bindings(queue)):
                     await wire.queue_delete(name)
         self._declared.pop(queue, None)
 

@@ -1,12 +1,9 @@
 """One consumer of a queue on RabbitMQ.
 
 The order is the queue's, kept by its single active consumer and, in this process, by `lanes`: a message that is tried
-again stays here unacknowledged, and the later ones of its key wait behind it while the others flow.
-
-RabbitMQ counts a delivery when a message comes back unacknowledged, whether or not anybody looked at it. So that a
-message which kills the process does not use up the attempts of those that were fetched together with it, a consumer
-comes as a pair: the first takes one message at a time; when that one has never been delivered before (those that came
-back stand in front of it) it leaves, and the second, next in the queue's row of consumers, takes many.
+again stays here unacknowledged, and the later ones of its key wait behind it while the others flow. RabbitMQ gives what
+a lost consumer held to the next one in its order, as long as that one fetches all of it at once: every consumer fetches
+the same number, whatever it hands out.
 """
 
 from __future__ import annotations
@@ -14,16 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
-from uuid import uuid4
-
-from aiormq.exceptions import ChannelLockedResource
 
 from taskman_server.kit.broker import BrokerUnavailable, Delivery, Message
 from taskman_server.kit.broker.amqp import wire as codec
-from taskman_server.kit.broker.amqp.link import Link, forgiving, shut, unavailable
+from taskman_server.kit.broker.amqp.attempts import Attempts
+from taskman_server.kit.broker.amqp.link import Link, shut, unavailable
 from taskman_server.kit.broker.lanes import Item, Lanes
 from taskman_server.kit.broker.queue import Pauses
 
@@ -34,8 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_AHEAD = 4
-"""How many times the prefetch is fetched: later ones of a key that waits stand in the way of other keys' otherwise."""
+WINDOW = 256
+"""How many messages a consumer fetches. Later ones of a key that waits stand in it, and not in other keys' way."""
 
 Bury = Callable[[str, Message, str, int], Awaitable[None]]
 Observe = Callable[[str, str, int], None]
@@ -53,6 +47,7 @@ class RabbitDeliveries:
         prefetch: int,
         delivery_limit: int,
         pauses: Pauses,
+        attempts: Attempts,
         bury: Bury,
         observe: Observe,
         timeout: float,
@@ -64,6 +59,7 @@ class RabbitDeliveries:
         self._prefetch = prefetch
         self._limit = delivery_limit
         self._pauses = pauses
+        self._attempts = attempts
         self._bury = bury
         self._observe = observe
         self._timeout = timeout
@@ -74,12 +70,6 @@ class RabbitDeliveries:
         self._wake = asyncio.Event()
         self._channel: AbstractChannel | None = None
         self._wire: Wire | None = None
-        # RabbitMQ takes messages back from a lost channel in the order of its consumers' names.
-        name = uuid4().hex
-        self._careful = f"{name}.1"
-        self._full = f"{name}.2" if prefetch > 1 else ""
-        self._alone = True
-        self._failing = False
         self._lost = ""
         self._closed = False
 
@@ -109,15 +99,11 @@ class RabbitDeliveries:
         self._channel, self._wire = channel, wire
         try:
             with unavailable(self._link.where):
-                async with asyncio.timeout(self._timeout), _turn(self._link, f"{self._physical}.joining"):
+                async with asyncio.timeout(self._timeout):
                     wire.closing.add_done_callback(lambda _: self._lose("the channel was closed"))
                     wire.on_consumer_cancel_callbacks.add(lambda _: self._lose("the queue was deleted or moved"))
-                    await wire.basic_qos(prefetch_count=1)
-                    await wire.basic_consume(self._physical, self._arrived, consumer_tag=self._careful)
-                    if self._full:
-                        # One less: what the first of the pair took may be at work still.
-                        await wire.basic_qos(prefetch_count=self._prefetch * _AHEAD - 1)
-                        await wire.basic_consume(self._physical, self._arrived, consumer_tag=self._full)
+                    await wire.basic_qos(prefetch_count=max(WINDOW, self._prefetch))
+                    await wire.basic_consume(self._physical, self._arrived)
         except BaseException:
             await self.close()
             raise
@@ -134,13 +120,12 @@ class RabbitDeliveries:
             if not batch:
                 await self._wake.wait()
                 continue
-            if self._exhausted(batch[0]):
-                await self._give_up(
-                    batch[0], f"delivered {batch[0].attempts} times and never settled: the consumer ended each time"
-                )
-                continue
-            if not batch[0].attempts:
-                await self._take_many()
+            try:
+                if batch[0].attempts and not await self._may_try(batch[0]):
+                    continue
+            except BaseException:
+                self._put_back(batch)
+                raise
             for item in batch:
                 item.attempts += 1
                 self._mine[item.sequence] = item
@@ -154,10 +139,7 @@ class RabbitDeliveries:
         await self._settle(items)
 
     async def retry(self, delivery: Delivery, reason: str) -> None:
-        """Hand out again later, from here; or give up at the limit.
-
-        The count of these tries is lost with the process; RabbitMQ counts that as one delivery.
-        """
+        """Hand out again later, from here; or give up at the limit."""
         if delivery.attempt >= self._limit:
             await self.reject(delivery, f"failed {delivery.attempt} times, the last time: {reason}")
             return
@@ -165,10 +147,7 @@ class RabbitDeliveries:
             self._lanes.put_back(item.sequence, wait=True)
             self._resume_later(item)
             self._observe("retried", self._queue, 1)
-        self._failing = True
         self._wake.set()
-        # It did not kill the process: the others need not wait for it.
-        await self._take_many()
 
     async def reject(self, delivery: Delivery, reason: str) -> None:
         """Move it to the dead-letter queue now: durable there first, then taken from here."""
@@ -180,7 +159,8 @@ class RabbitDeliveries:
                 raise
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Hand out again from here, uncounted. When this consumer closes, RabbitMQ counts what it gives back."""
+        """Hand out again from here, uncounted. What is given back when this consumer closes counts as delivered once,
+        however often that happens before it is handed out alone."""
         items = self._take_back(deliveries)
         for item in items:
             item.attempts -= 1
@@ -201,17 +181,12 @@ class RabbitDeliveries:
         if channel is not None:
             # Not cancelled first: another consumer would take over before it has these messages.
             await shut(channel, self._timeout)
+        await self._attempts.close()
 
     async def _arrived(self, raw: DeliveredMessage) -> None:
         if self._closed:
             return
         item = codec.decode_item(raw)
-        if raw.consumer_tag == self._full:
-            if not item.attempts:
-                self._failing = False
-            elif not self._failing:
-                # Another consumer ended and left these: one at a time then.
-                self._lose("messages came back while it took many; it begins again, one at a time")
         self._held.add(item.sequence)
         self._lanes.add([item])
         self._wake.set()
@@ -221,16 +196,15 @@ class RabbitDeliveries:
             self._lost = why
             self._wake.set()
 
-    async def _take_many(self) -> None:
-        if not self._alone or not self._full:
-            return
-        self._alone = False
-        with unavailable(self._link.where):
-            async with asyncio.timeout(self._timeout):
-                await self._usable().basic_cancel(self._careful)
-
-    def _exhausted(self, item: Item) -> bool:
-        return item.attempts >= self._limit
+    async def _may_try(self, item: Item) -> bool:
+        """Whether a message that was delivered before is to be handed out; its attempt is durable then."""
+        item.attempts = max(item.attempts, await self._attempts.known(item.message.id))
+        if item.attempts >= self._limit:
+            why = f"delivered {item.attempts} times and never settled: the consumer ended each time"
+            await self._give_up(item, why)
+            return False
+        await self._attempts.note(item.message.id, item.attempts + 1)
+        return True
 
     async def _give_up(self, item: Item, reason: str) -> None:
         await self._bury(self._queue, item.message, reason, item.attempts)
@@ -253,6 +227,8 @@ class RabbitDeliveries:
         self._held -= tags
         for item in items:
             self._lanes.settle(item.sequence)
+            if item.attempts > 1:
+                await self._attempts.settle(item.message.id)
         self._wake.set()
 
     def _usable(self) -> Wire:
@@ -281,25 +257,3 @@ class RabbitDeliveries:
         for item in reversed(items):  # each goes to the front
             self._lanes.put_back(item.sequence, wait=False)
         self._wake.set()
-
-
-@asynccontextmanager
-async def _turn(link: Link, name: str) -> AsyncIterator[None]:
-    """Nobody else, in any process, is inside with the same name: nothing may come between the two of a pair."""
-    async with link.joining:
-        while True:
-            async with link.channel() as wire:
-                try:
-                    await wire.queue_declare(name, exclusive=True)
-                except ChannelLockedResource:
-                    held = False
-                else:
-                    held = True
-                    try:
-                        yield
-                    finally:
-                        with forgiving():
-                            await wire.queue_delete(name)
-            if held:
-                return
-            await asyncio.sleep(random.uniform(0.005, 0.03))

@@ -34,7 +34,6 @@ class Link:
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
-        self.joining = asyncio.Lock()
         self._closed = False
         self._failures = 0
         self._retry_at = 0.0

@@ -1,9 +1,10 @@
 """Exchanges, queues and bindings: declared by code, checked against what is there.
 
-A consumer's queue has two beside it: `<queue>.dead` for what was given up, and `<queue>.bindings`, whose one message
-says which patterns the queue may be bound to. AMQP cannot list bindings, so this note is how a release knows what the
-one before it had bound. The note is written before anything is bound, and the old one is taken away after everything
-in it that is wanted no more was unbound: a crash in between leaves both, and the next start finishes.
+A consumer's queue has three beside it: `<queue>.dead` for what was given up, `<queue>.attempts` for the notes of
+`attempts`, and `<queue>.bindings`, whose one message says which patterns the queue may be bound to. AMQP cannot list
+bindings, so this is how a release knows what the one before it had bound. It is written before anything is bound, and
+the old one is taken away after everything in it that is wanted no more was unbound: a crash in between leaves both, and
+the next start finishes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ _AT_LEAST_ONCE = (3, 10)
 # look (RabbitMQ 4). With one that is never reached it comes back to its place.
 _NO_LIMIT = 2**31 - 1
 
+# A note whose message was settled in the moment of a crash is of no use any more.
+_NOTES_MILLISECONDS = 7 * 86_400_000
+
+# RabbitMQ counts also for those that were only fetched together with one that kills its consumer.
+_SLACK = 16
+
 
 class Names:
     """What things are called on the broker: `prefix` keeps several installations on one virtual host apart."""
@@ -49,6 +56,10 @@ class Names:
         """Its dead-letter queue."""
         return f"{self._prefix}{dead_letter_queue(queue)}"
 
+    def attempts(self, queue: str) -> str:
+        """The notes of its attempts."""
+        return f"{self._prefix}{queue}.attempts"
+
     def bindings(self, queue: str) -> str:
         """The note of its bindings."""
         return f"{self._prefix}{queue}.bindings"
@@ -57,11 +68,11 @@ class Names:
 def arguments(names: Names, queue: str, delivery_limit: int, version: tuple[int, ...]) -> dict[str, Any]:
     """How a consumer's queue is declared.
 
-    RabbitMQ's own delivery limit is the second line: `deliveries` gives a message up when it arrives for the last time.
+    RabbitMQ's own delivery limit is the second line: `deliveries` keeps the one that was asked for.
     """
     values: dict[str, Any] = {
         "x-queue-type": "quorum",
-        "x-delivery-limit": delivery_limit,
+        "x-delivery-limit": delivery_limit * _SLACK,
         "x-single-active-consumer": True,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": names.dead(queue),
@@ -91,6 +102,7 @@ async def declare_queue(
     for name, values in (
         (names.dead(queue), aside),
         (names.bindings(queue), aside),
+        (names.attempts(queue), aside | {"x-message-ttl": _NOTES_MILLISECONDS}),
         (names.queue(queue), arguments(names, queue, delivery_limit, version)),
     ):
         with _checked(f"queue {name}", todo):

@@ -28,7 +28,6 @@ _REDRIVEN = "x-taskman-redriven"
 _REASON = "x-taskman-reason"
 _ATTEMPTS = "x-taskman-attempts"
 _TIME = "x-taskman-time"
-_COUNT = "x-delivery-count"
 _DEATH = "x-death"
 _TRACE = re.compile(r'"traceparent":"([0-9a-f-]{55})"')
 
@@ -76,14 +75,12 @@ def decode(raw: DeliveredMessage) -> Message:
 
 
 def decode_item(raw: DeliveredMessage) -> Item:
-    """A delivery and how often it was delivered before."""
-    headers = headers_of(raw)
-    count = headers.get(_COUNT, int(bool(raw.redelivered)))
+    """A delivery. What came back was delivered once as far as RabbitMQ knows; `attempts` may know more."""
     return Item(
         sequence=raw.delivery_tag or 0,
         message=decode(raw),
-        attempts=count if isinstance(count, int) else 0,
-        redriven=bool(headers.get(_REDRIVEN)),
+        attempts=int(bool(raw.redelivered)),
+        redriven=bool(headers_of(raw).get(_REDRIVEN)),
     )
 
 
