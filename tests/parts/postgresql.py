@@ -77,12 +77,14 @@ class PostgreSQL(Handle):
 
     def database(self, name: str = "test") -> str:
         """Makes an empty database whose name begins with `name`; its URL. Nobody else is given the same one."""
-        return self.url(self._create(f"{name[:40]}_{secrets.token_hex(5)}"))
+        own = f"{name[:40]}_{secrets.token_hex(5)}"
+        run_async(_create(self.url(), [own]))
+        return self.url(own)
 
     def family(self, services: Iterable[str]) -> str:
         """Makes an empty database for each service; the URL of them all with `{service}` in place of its name."""
         stem = f"family_{secrets.token_hex(5)}"
-        run_async(_all(self.url(), [_create(f"{stem}_{service}") for service in services]))
+        run_async(_create(self.url(), [f"{stem}_{service}" for service in services]))
         return self.url(f"{stem}_{{service}}")
 
     def drop(self, url: str) -> None:
@@ -98,14 +100,6 @@ class PostgreSQL(Handle):
         )
         return int(ended)
 
-    def _create(self, name: str) -> str:
-        self.execute(_create(name))
-        return name
-
-
-def _create(name: str) -> str:
-    return f'CREATE DATABASE "{name}" TEMPLATE template0'
-
 
 async def _value(url: str, sql: str) -> Any:
     import asyncpg
@@ -117,13 +111,13 @@ async def _value(url: str, sql: str) -> Any:
         await connection.close()
 
 
-async def _all(url: str, statements: list[str]) -> None:
+async def _create(url: str, names: list[str]) -> None:
     import asyncpg
 
     connection = await asyncpg.connect(url)
     try:
-        for sql in statements:
-            await connection.execute(sql)
+        for name in names:
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
     finally:
         await connection.close()
 

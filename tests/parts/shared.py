@@ -23,7 +23,6 @@ from tests.parts.servers import Server, ServerFailed
 
 __all__ = ["Keeper", "RemoteControl"]
 
-
 # They are no Exception.
 _OUTCOMES = (pytest.skip.Exception, pytest.fail.Exception)
 KINDS: dict[str, type[PostgresServer] | type[PrivateRedis] | type[RabbitServer]] = {
