@@ -23,7 +23,7 @@ from sqlalchemy import (
 from taskman_server.kit.cel import CelUnplannable, Program
 from taskman_server.kit.db import Executor, Row
 from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
-from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
+from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_SELECT, project_policy
 from taskman_server.services.tasks.store.search import SearchIndex
 from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
 from taskman_server.services.tasks.store.tasks import TASK_SELECT, filter_columns, policy_columns
@@ -98,7 +98,7 @@ class Lists:
 
     async def projects(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Projects in the order of their keys."""
-        where = _conditions(query, PROJECTS, PROJECT_POLICY, PROJECT_FILTER)
+        where = _conditions(query, PROJECTS, project_policy(query.organization), PROJECT_FILTER)
         return await _page(source, PROJECT_SELECT.where(*where), _BY_KEY, size, after)
 
     async def tasks(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:

@@ -85,9 +85,6 @@ _POLICY: Final[Mapping[str, Any]] = {
     .where(PROJECTS.c.id == TASKS.c.project)
     .correlate(TASKS)
     .scalar_subquery(),
-    "resource.members": members_of(TASKS.c.project),
-    "resource.editors": members_of(TASKS.c.project, "editor", "admin"),
-    "resource.admins": members_of(TASKS.c.project, "admin"),
 }
 
 
@@ -104,6 +101,9 @@ def policy_columns(organization: str) -> Mapping[str, Any]:
     """What a policy can name, as SQL."""
     return {
         **_POLICY,
+        "resource.members": members_of(organization, TASKS.c.project),
+        "resource.editors": members_of(organization, TASKS.c.project, "editor", "admin"),
+        "resource.admins": members_of(organization, TASKS.c.project, "admin"),
         "resource.labels": _bag(TASK_LABELS.c.label, organization),
         "resource.assignees": _bag(TASK_ASSIGNEES.c.user, organization),
     }
