@@ -106,12 +106,18 @@ class PostgresStock:
         self._free[name].append(url)
 
     def _make(self, service: ServiceDefinition) -> str:
-        # Sorted by a language unless a column says otherwise, as an operator's database may well be.
-        name = f"{service.name}_{secrets.token_hex(5)}"
-        self.server.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'")
-        url = self.server.url(name)
+        url = self.empty(service.name)
         upgrade(url, service.migrations)
         return url
+
+    def empty(self, name: str) -> str:
+        """The URL of a new database without tables.
+
+        It is sorted by a language unless a column says otherwise, as an operator's may well be.
+        """
+        name = f"{name}_{secrets.token_hex(5)}"
+        self.server.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'")
+        return self.server.url(name)
 
 
 # TRUNCATE would make new files for every table and index: 20 times as slow for a handful of rows.

@@ -80,7 +80,7 @@ async def test_on_postgresql_the_migrations_make_what_the_store_describes_and_le
     service: ServiceDefinition, postgres_stock: Callable[[], PostgresStock]
 ) -> None:
     """OPS-2: the same; and every text is sorted by code point, so that pages are those of SQLite."""
-    url = postgres_stock().server.database(f"schema_{service.name}")
+    url = postgres_stock().empty(f"schema_{service.name}")
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=sa.NullPool)
 
     async def asked(work: Callable[[sa.Connection], Any]) -> Any:
