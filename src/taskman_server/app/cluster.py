@@ -224,8 +224,8 @@ class _Service:
             settings=settings,
             broker=broker,
             channels=process.channels,
-            authenticator=Authenticator(process.channels, definition.name, process.clock),
-            guard=Guard(process.channels, definition.name, telemetry),
+            authenticator=Authenticator(process.channels, definition.name, process.clock, telemetry, process.redis),
+            guard=Guard(process.channels, definition.name, telemetry, process.redis),
             pager=Pager(_page_key(settings)),
             clock=process.clock,
         )
@@ -354,10 +354,10 @@ async def run_gateway(
         process.connect()
         telemetry, channels, clock = process.telemetry, process.channels, process.clock
         edge = _Edge(process)
-        authenticator = Authenticator(channels, GATEWAY, clock)
-        guard = Guard(channels, GATEWAY, telemetry)
+        authenticator = Authenticator(channels, GATEWAY, clock, telemetry, process.redis)
+        guard = Guard(channels, GATEWAY, telemetry, process.redis)
         beside = pages(edge.health, process.registry, settings.public_url)
-        gateway = Gateway(channels, authenticator, guard, settings, clock, telemetry, beside)
+        gateway = Gateway(channels, authenticator, guard, settings, clock, telemetry, beside, redis=process.redis)
         grpc = None
         if settings.grpc_port >= 0:
             grpc = GrpcServer(

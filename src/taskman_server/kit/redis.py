@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -78,7 +78,7 @@ class Redis:
         self._flying = 0
         self._score = 0
         self._reason = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._handlers: dict[str, list[Callable[[str], None]]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._closed = False
@@ -140,6 +140,10 @@ class Redis:
         """Puts a value in place for some time; whether that is certain."""
         return await self._ask("SET", self._prefix + key, value, "PX", _milliseconds(seconds)) is True
 
+    async def mset(self, values: Mapping[str, bytes | str], seconds: float) -> bool:
+        """Puts several values in place in one round trip; whether that is certain of all."""
+        return all(await asyncio.gather(*(self.set(key, value, seconds) for key, value in values.items())))
+
     async def add(self, key: str, value: bytes | str, seconds: float) -> bool | None:
         """Puts a value where there is none: True; False when there is one; None: it is not known."""
         answer = await self._ask("SET", self._prefix + key, value, "NX", "PX", _milliseconds(seconds))
@@ -187,7 +191,7 @@ class Redis:
         while self._waiting and self._flying < CONNECTIONS:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             self._flying += 1
-            self._run(self._send(batch))
+            self.soon(self._send(batch))
 
     async def _send(self, batch: list[_Asked]) -> None:
         started = time.perf_counter()
@@ -236,7 +240,7 @@ class Redis:
         if self._telemetry is not None:
             self._telemetry.log.warning("Redis does not answer; every process is for itself", reason=reason)
         self._drop_waiting()
-        self._run(self._heal())
+        self.soon(self._heal())
 
     def _drop_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -281,7 +285,8 @@ class Redis:
             await asyncio.sleep(pause)
             pause = min(pause * 2, PROBE_PAUSE[1])
 
-    def _run(self, work: Any) -> None:
+    def soon(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Lets something go on that nobody waits for; it ends with the connection at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -14,6 +14,7 @@ from taskman_server.services.authentication.handlers import AuthenticationHandle
 from taskman_server.services.authentication.housekeeping import Housekeeper
 from taskman_server.services.authentication.mail import MailWorker
 from taskman_server.services.authentication.parts import Parts
+from taskman_server.services.authentication.session_cache import SessionCache
 from taskman_server.services.authentication.store import AuthenticationStore
 from taskman_server.services.authentication.throttle import Throttle
 from taskman_server.services.authentication.tokens import KeyRing
@@ -24,6 +25,9 @@ __all__ = ["SERVICE", "build", "ensure_administrator", "issue_setup_token", "rot
 def build(runtime: Runtime) -> ServiceParts:
     """Puts the service together."""
     store = AuthenticationStore(runtime.db)
+    sessions = SessionCache(runtime, runtime.redis) if runtime.redis is not None else None
+    if sessions is not None:
+        store.on_end = sessions.end
     parts = Parts(
         runtime=runtime,
         store=store,
@@ -31,6 +35,7 @@ def build(runtime: Runtime) -> ServiceParts:
         keys=KeyRing(runtime, store),
         throttle=Throttle(store),
         mail=MailWorker(runtime, store),
+        sessions=sessions,
     )
     return ServiceParts(
         handlers=AuthenticationHandlers(parts),

@@ -8,6 +8,7 @@ from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import Authen
 from taskman_server.kit.crypto import PasswordHasher
 from taskman_server.kit.rpc import Context, Runtime
 from taskman_server.services.authentication.mail import MailWorker
+from taskman_server.services.authentication.session_cache import SessionCache
 from taskman_server.services.authentication.store import AuthenticationStore
 from taskman_server.services.authentication.throttle import Throttle
 from taskman_server.services.authentication.tokens import KeyRing
@@ -27,6 +28,7 @@ class Parts:
     keys: KeyRing
     throttle: Throttle
     mail: MailWorker
+    sessions: SessionCache | None = None
 
 
 def origin_of(context: Context) -> tuple[str, str]:

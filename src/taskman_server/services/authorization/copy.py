@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from taskman_sdk.errors import TaskManError, UnavailableError
 from taskman_sdk.proto.taskman.iam.v1.iam_pb import Assignment, Effect, GetSnapshotRequest, Policy, Role, Snapshot
 from taskman_server.kit.db import Transaction
+from taskman_server.kit.guard import CHANGED
 from taskman_server.kit.rpc import Runtime
 from taskman_server.services.authorization.rules import Plan, Rulebook, make_plan
 from taskman_server.services.authorization.store import ASSIGNMENTS, POLICIES, ROLES, AuthorizationStore, State
@@ -132,6 +133,7 @@ class Copy:
         await self._store.put(tx, table, organization, message.id, version, gone=gone, **values)
         after = _advanced(state, [*state.ahead, version])
         await self._store.set_state(tx, organization, before, after)
+        self._tell(tx, organization)
         if after.ahead:
             tx.on_commit(lambda: self.gaps.put_nowait(organization))
         elif gone or state.ahead:
@@ -193,8 +195,15 @@ class Copy:
                 await self._store.replace(tx, table, organization, snapshot.version, rows)
             after = _advanced(replace(state, version=snapshot.version, loaded=True), state.ahead)
             await self._store.set_state(tx, organization, before, after)
+            self._tell(tx, organization)
             await self._store.forget_gone(tx, organization, after.version)
         return True
+
+    def _tell(self, tx: Transaction, organization: str) -> None:
+        """Tells whoever remembers decisions that they are to be made anew (see `kit.guard`)."""
+        redis = self._runtime.redis
+        if redis is not None:
+            tx.on_commit(lambda: redis.soon(redis.publish(CHANGED, organization)))
 
     async def _catch_up(self, organization: str, state: State | None) -> State:
         usable = state is not None and state.loaded

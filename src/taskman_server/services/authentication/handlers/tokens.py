@@ -13,6 +13,7 @@ from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import (
 )
 from taskman_server.kit.rpc import Call
 from taskman_server.services.authentication.parts import Parts
+from taskman_server.services.authentication.tokens import Claims
 
 __all__ = ["TokenHandlers"]
 
@@ -24,8 +25,22 @@ class TokenHandlers:
         self._parts = parts
 
     async def validate_token(self, request: ValidateTokenRequest, call: Call) -> ValidateTokenResponse:
-        """Signature from a cache, session and user from the database each time: who is shut out is out (AUTHN-4)."""
+        """Signature from a cache, session and user from the database each time: who is shut out is out (AUTHN-4). Where
+        replicas share a cache, that a session lives is known for a moment."""
         claims = await self._parts.keys.verify(request.access_token)
+        sessions = self._parts.sessions
+        if sessions is None:
+            await self._check_session(claims)
+        elif not await sessions.lives(claims):
+            asked = sessions.now()
+            await self._check_session(claims)
+            sessions.keep(claims, asked)
+        return ValidateTokenResponse(
+            principal=Principal(id=claims.user, type="user", organization=claims.organization, session=claims.session),
+            expire_time=Timestamp.from_seconds(claims.expires),
+        )
+
+    async def _check_session(self, claims: Claims) -> None:
         state = await self._parts.store.session_state(claims.session)
         if (
             state is None
@@ -34,10 +49,6 @@ class TokenHandlers:
             or (state.user_id, state.organization) != (claims.user, claims.organization)
         ):
             raise UnauthenticatedError("The session has ended. Sign in again.", reason="SESSION_ENDED")
-        return ValidateTokenResponse(
-            principal=Principal(id=claims.user, type="user", organization=claims.organization, session=claims.session),
-            expire_time=Timestamp.from_seconds(claims.expires),
-        )
 
     async def get_jwks(self, request: GetJwksRequest, call: Call) -> Jwks:
         """The public half of every key that verifies, the signing one first (AUTHN-3)."""

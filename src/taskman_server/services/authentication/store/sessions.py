@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -49,6 +50,7 @@ _END = Statement(
         _S.end_time.is_(None),
     )
     .values(end_time=bindparam("now"), end_reason=bindparam("reason"))
+    .returning(_S.id)
 )
 _END_ALL = Statement(
     update(SESSIONS)
@@ -59,6 +61,7 @@ _END_ALL = Statement(
         _S.end_time.is_(None),
     )
     .values(end_time=bindparam("now"), end_reason=bindparam("reason"))
+    .returning(_S.id)
 )
 _PRUNE_TOKENS = Statement(delete(REFRESH_TOKENS).where(_T.expire_time < bindparam("before")))
 _PRUNE_SESSIONS = Statement(delete(SESSIONS).where(_S.expire_time < bindparam("before")))
@@ -68,6 +71,8 @@ class SessionStore:
     """Sessions: from a sign-in to a sign-out, each a family of refresh tokens."""
 
     db: Database
+    on_end: Callable[[Sequence[str]], None] | None = None
+    """Told of the sessions that ended, once that is committed."""
 
     async def add_session(
         self,
@@ -137,13 +142,21 @@ class SessionStore:
         self, tx: Transaction, organization: str, user: str, session: str, reason: str, now: datetime
     ) -> int:
         """Ends one session; how many it was."""
-        return await tx.execute(_END, tenant=organization, user=user, session=session, now=now, reason=reason)
+        rows = await tx.fetch_all(_END, tenant=organization, user=user, session=session, now=now, reason=reason)
+        return self._ended(tx, rows)
 
     async def end_sessions(
         self, tx: Transaction, organization: str, user: str, reason: str, now: datetime, *, keep: str = ""
     ) -> int:
         """Ends all sessions of a user, but for the one to keep; how many."""
-        return await tx.execute(_END_ALL, tenant=organization, user=user, keep=keep, now=now, reason=reason)
+        rows = await tx.fetch_all(_END_ALL, tenant=organization, user=user, keep=keep, now=now, reason=reason)
+        return self._ended(tx, rows)
+
+    def _ended(self, tx: Transaction, rows: Sequence[Row]) -> int:
+        tell = self.on_end
+        if rows and tell is not None:
+            tx.on_commit(lambda: tell([row.id for row in rows]))
+        return len(rows)
 
     async def prune_sessions(self, tx: Transaction, before: datetime) -> int:
         """Forgets what expired before a time."""
