@@ -77,7 +77,6 @@ class _Line(GrpcChannel):
             ("grpc.max_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
             # The server must have the certificate of this service, wherever we found it.
             ("grpc.ssl_target_name_override", service),
-            ("grpc.default_authority", service),
         ]
         super().__init__(target, identity.channel_credentials() if identity is not None else None, options)
         self.batcher = Batcher(self._channel)
