@@ -255,6 +255,22 @@ async def test_the_breaker_opens_and_recovers_with_one_probe(hood: Hood) -> None
     assert later.calls == 11
 
 
+@pytest.mark.parametrize("batching", [False, True])
+async def test_one_lost_connection_is_one_failure(hood: Hood, batching: bool) -> None:
+    """SDK-3: many calls were under way on it; the breaker does not shut out the replica that takes its place."""
+    replica = await hood.replica()
+    channel = hood.channel(batching=batching)
+    pending = [asyncio.create_task(call(channel, hood.service, "Hold")) for _ in range(60)]
+    await until(lambda: replica.calls == 60)
+    await replica.server.stop(0)
+    errors = await asyncio.gather(*pending, return_exceptions=True)
+    assert {error.reason for error in errors if isinstance(error, UnavailableError)} == {"SERVICE_UNREACHABLE"}
+    assert len(errors) == 60
+    await hood.replica(int(replica.address.rpartition(":")[2]))
+    await until(channel.ready)
+    await call(channel, hood.service, text="x")
+
+
 async def test_impatient_callers_do_not_open_the_breaker(hood: Hood) -> None:
     """SDK-3: a deadline that passes while others are answered says nothing about the service."""
     replica = await hood.replica()
