@@ -10,6 +10,7 @@ import click
 from taskman_sdk._version import __version__
 from taskman_server.cli.certs import certs
 from taskman_server.cli.doctor import doctor
+from taskman_server.cli.events import events
 from taskman_server.cli.run import run
 from taskman_server.cli.settings import settings
 from taskman_server.cli.up import up
@@ -34,6 +35,7 @@ group.add_command(up)
 group.add_command(run)
 group.add_command(certs)
 group.add_command(doctor)
+group.add_command(events)
 group.add_command(settings)
 
 

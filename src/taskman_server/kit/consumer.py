@@ -100,6 +100,7 @@ class Consumer:
         self._pause = pause
         self._patience = patience
         self._pruned = float("-inf")
+        self._told = ""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -124,23 +125,29 @@ class Consumer:
             try:
                 async with self._broker.consume(subscription.queue, prefetch=subscription.batch) as deliveries:
                     async for batch in deliveries:
+                        self._told = ""
                         try:
                             await self._handle(deliveries, batch)
                             await self._prune()
                         except DatabaseUnavailable as error:
                             # The batch was released to us: giving it back to the broker can count as a delivery.
-                            _log.warning("%s rests: %s", subscription.queue, error)
+                            self._tell(f"{subscription.queue} rests: {error}")
                             await self._database_answers(self._patience)
                 return
             except DatabaseUnavailable as error:
                 # Perhaps another process can; this one begins again when its database answers.
-                _log.warning("%s gives back what it holds: %s", subscription.queue, error)
+                self._tell(f"{subscription.queue} gives back what it holds: {error}")
                 await self._database_answers(math.inf)
             except BrokerError as error:
-                _log.warning("%s rests: %s", subscription.queue, error)
+                self._tell(f"{subscription.queue} rests: {error}")
             except Exception as error:
                 _log.error("%s failed and starts again: %s", subscription.queue, type(error).__name__)
             await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:  # once an outage, not once a second
+            _log.warning(text)
+        self._told = text
 
     async def _database_answers(self, patience: float) -> None:
         """Rest until the database answers. Raises DatabaseUnavailable when it has not after `patience` seconds."""
