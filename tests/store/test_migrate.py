@@ -18,6 +18,7 @@ from taskman_server.kit.db import DatabaseUnavailable, postgres_migrate
 from taskman_server.kit.db.migrate import MigrationError, current, downgrade, head, upgrade
 from taskman_server.kit.db.postgres import PostgresDatabase
 from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.settings import SERVICES
 from tests.parts.postgresql import PostgreSQL
 from tests.store.support import PUT, start_child
 
@@ -234,6 +235,43 @@ def test_a_newer_releases_file_is_left_alone(place: Place, migrations: Path) -> 
     with pytest.raises(MigrationError, match="no revision 0009"):
         upgrade(path, migrations, "0009")
     assert current(path) == "0002"
+
+
+def test_the_release_before_works_on_a_newer_schema_that_says_so(place: Place, migrations: Path) -> None:
+    """OPS-7: in a rolling upgrade, and after a step back, old code starts on the new schema and leaves it alone."""
+    second = migrations / "versions" / "0002_second.py"
+    second.write_text(SECOND.replace("down_revision", "survives = '0001'\ndown_revision"))
+    assert upgrade(place.database, migrations)
+    second.unlink()
+    assert not upgrade(place.database, migrations)
+    assert current(place.database) == "0002"
+    assert place.columns() == ["id", "text", "done"]
+    (migrations / "versions" / "0001_first.py").write_text(FIRST.replace('"0001"', '"0000"'))
+    with pytest.raises(MigrationError, match="made by a newer release"):
+        upgrade(place.database, migrations)
+
+
+def test_what_a_newer_schema_survives_goes_with_the_schema(place: Place, migrations: Path) -> None:
+    """OPS-7: after the way back, and a way forward that breaks with old code, nobody starts on what does not fit."""
+    second = migrations / "versions" / "0002_second.py"
+    text = SECOND.replace("down_revision", "survives = '0001'\ndown_revision")
+    second.write_text(text)
+    upgrade(place.database, migrations)
+    downgrade(place.database, migrations, "0001")
+    second.write_text(SECOND)
+    upgrade(place.database, migrations)
+    second.unlink()
+    with pytest.raises(MigrationError, match="made by a newer release"):
+        upgrade(place.database, migrations)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_step_says_which_release_survives_it(service: str, repo: Path) -> None:
+    """OPS-7: whoever writes a migration has asked themselves."""
+    folder = repo / "src/taskman_server/services" / service / "migrations"
+    for file in (folder / "versions").glob("[0-9]*.py"):
+        text = file.read_text()
+        assert "down_revision = None" in text or re.search(r'^survives = "\d{4}"', text, re.MULTILINE), file.name
 
 
 def test_what_cannot_be_migrated_is_said(tmp_path: Path, migrations: Path) -> None:

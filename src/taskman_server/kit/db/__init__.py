@@ -20,6 +20,7 @@ from taskman_server.kit.db.errors import (
     DatabaseError,
     DatabaseUnavailable,
     StatementTimeout,
+    TextRefused,
     TransactionConflict,
     UniqueViolation,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Row",
     "Statement",
     "StatementTimeout",
+    "TextRefused",
     "Transaction",
     "TransactionConflict",
     "UniqueViolation",

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
 from taskman_server.kit.db.errors import DatabaseError, DatabaseUnavailable
-from taskman_server.kit.db.migrate import MigrationError
+from taskman_server.kit.db.migrate import MigrationError, survivor_of
 
 _LOCK_TIMEOUT = 60  # seconds that a start waits for another's migration
 
@@ -63,9 +63,21 @@ def steps(connection: sa.Connection, name: str, migrations: Path, to: str, *, fo
         with EnvironmentContext(Config(), script, fn=plan) as environment:
             environment.configure(connection=connection, render_as_batch=True, transaction_per_migration=False)
             environment.run_migrations()
+            if any(done):
+                _note_survivor(connection, migrations, environment.get_context().get_current_revision())
     except CommandError as error:
         raise MigrationError(f"migration of {name} to {to} failed: {error}") from None
     return any(done)
+
+
+def _note_survivor(connection: sa.Connection, migrations: Path, revision: str | None) -> None:
+    """Keeps beside the revision which code can work on it (see `migrate`), where no schema changes by it."""
+    survivor = survivor_of(migrations, revision) if revision is not None else "0"
+    if connection.dialect.name == "postgresql":
+        text = survivor.replace("'", "''")
+        connection.exec_driver_sql(f"COMMENT ON TABLE alembic_version IS '{text}'")
+    elif survivor.isdecimal():
+        connection.exec_driver_sql(f"PRAGMA user_version = {int(survivor)}")
 
 
 def _engine(path: Path) -> Engine:

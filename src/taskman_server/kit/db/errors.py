@@ -42,5 +42,9 @@ class TransactionConflict(DatabaseError):
     whole transaction again."""
 
 
+class TextRefused(DatabaseError):
+    """A text holds a NUL character, which PostgreSQL keeps nowhere; nothing was changed."""
+
+
 class StatementTimeout(DatabaseError):
     """A statement ran longer than it may and was stopped; it changed nothing."""

@@ -2,6 +2,10 @@
 
 A service's folder `migrations/` holds only `versions/*.py`, in one line of revisions for all databases. Whether
 anything is to do is one query; Alembic is imported only when it is.
+
+During a rolling upgrade, and after a step back, the previous release's code works on a newer schema (OPS-7). A revision
+that it can work on says so: `survives = "0004"` names the oldest revision whose code does. The database keeps that name
+beside its revision, so that code which does not know the revision knows whether it may start.
 """
 
 from __future__ import annotations
@@ -9,16 +13,18 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from taskman_server.kit.db.errors import DatabaseError, DatabaseUnavailable
 
-__all__ = ["MigrationError", "current", "database_name", "downgrade", "head", "upgrade"]
+__all__ = ["MigrationError", "current", "database_name", "downgrade", "head", "survivor_of", "upgrade"]
 
 _ASSIGNMENT = re.compile(
-    r"^(revision|down_revision)\s*(?::[^=]+)?=\s*(?:[\"'](?P<value>[^\"']+)[\"']|None)\s*(?:#.*)?$", re.MULTILINE
+    r"^(revision|down_revision|survives)\s*(?::[^=]+)?=\s*(?:[\"'](?P<value>[^\"']+)[\"']|None)\s*(?:#.*)?$",
+    re.MULTILINE,
 )
 
 
@@ -27,7 +33,7 @@ class MigrationError(DatabaseError):
 
 
 def upgrade(database: str | os.PathLike[str], migrations: str | os.PathLike[str], to: str = "head") -> bool:
-    """Migrate forward to `to`; whether anything was done.
+    """Migrate forward to `to`; whether anything was done. A newer schema that this release's code survives stays.
 
     All steps are one transaction. Processes that start at once take turns. Raises MigrationError when a step fails, or
     the database was made by a newer release; DatabaseUnavailable. It blocks: call it in a thread.
@@ -42,6 +48,8 @@ def upgrade(database: str | os.PathLike[str], migrations: str | os.PathLike[str]
     _check_known(target, revisions, migrations)
     at = current(database)
     if at == target:
+        return False
+    if at is not None and at not in revisions and _survivor(database) in revisions:
         return False
     _check_known(at, revisions, migrations, database_name(database))
     return _run(database, migrations, target, forward=True)
@@ -83,6 +91,29 @@ def current(database: str | os.PathLike[str]) -> str | None:
     return None if row is None else str(row[0])
 
 
+def survivor_of(migrations: str | os.PathLike[str], revision: str) -> str:
+    """The oldest revision whose code works on the schema of `revision`: itself, unless it says otherwise."""
+    for values in _files(migrations):
+        if values.get("revision") == revision:
+            return values.get("survives") or revision
+    return revision
+
+
+def _survivor(database: str | os.PathLike[str]) -> str | None:
+    """The oldest revision whose code works on the database as it is; None when nobody said."""
+    if (url := _postgres_url(database)) is not None:
+        from taskman_server.kit.db import postgres_migrate
+
+        return postgres_migrate.survivor(url)
+    path = sqlite_path(database)
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            (number,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        raise DatabaseUnavailable(f"database {path.name} cannot be read: {error}") from None
+    return f"{number:04}" if number else None
+
+
 def head(migrations: str | os.PathLike[str]) -> str:
     """The newest revision in a folder of migrations. Raises MigrationError when there is none, or two lines."""
     return _head(_revisions(migrations), migrations)
@@ -114,15 +145,16 @@ def _postgres_url(database: str | os.PathLike[str]) -> str | None:
 
 def _revisions(migrations: str | os.PathLike[str]) -> dict[str, str | None]:
     """Each revision and the one before it, read from the files without running them."""
-    found: dict[str, str | None] = {}
+    return {values["revision"] or "": values.get("down_revision") for values in _files(migrations)}
+
+
+def _files(migrations: str | os.PathLike[str]) -> Iterator[dict[str, str | None]]:
     for file in sorted(Path(migrations, "versions").glob("*.py")):
         values = {match[1]: match["value"] for match in _ASSIGNMENT.finditer(file.read_text(encoding="utf-8"))}
-        revision = values.get("revision")
-        if revision is not None:
-            found[revision] = values.get("down_revision")
+        if values.get("revision") is not None:
+            yield values
         elif file.name != "__init__.py":
             raise MigrationError(f'{file.name} names no revision: it needs the lines revision = "…" and down_revision')
-    return found
 
 
 def _head(revisions: dict[str, str | None], migrations: str | os.PathLike[str]) -> str:

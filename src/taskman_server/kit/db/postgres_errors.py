@@ -11,6 +11,7 @@ from taskman_server.kit.db.errors import (
     DatabaseError,
     DatabaseUnavailable,
     StatementTimeout,
+    TextRefused,
     TransactionConflict,
     UniqueViolation,
 )
@@ -30,6 +31,7 @@ FAILURES = (
 
 _KINDS = {"23503": "foreign_key", "23502": "not_null", "23514": "check", "23P01": "exclusion"}
 _CONFLICTS = ("40001", "40P01")
+_NUL = ("22021", "22P05")  # in a text, and in the text of a JSON value
 _LOST = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 _UNAVAILABLE = {
     "53100": "cannot grow: the server's disk is full. Free some space",
@@ -137,6 +139,8 @@ def _of_server(error: asyncpg.PostgresError, name: str) -> DatabaseError:
         return DatabaseError(f"{describe(error)} in {name}: grant it to the server's user, or make that user the owner")
     if state[:2] in _SCHEMA:
         return DatabaseError(f"a statement on {name} is wrong: {describe(error)}")
+    if state in _NUL:
+        return TextRefused(f"a text given to {name} holds a NUL character")
     if state[:2] == "22":
         return DatabaseError(f"a value given to {name} cannot be stored or computed: {describe(error)}")
     return DatabaseError(f"a statement on {name} failed: {describe(error)}")

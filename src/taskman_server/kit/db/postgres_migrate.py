@@ -18,7 +18,7 @@ from taskman_server.kit.db.migrate import MigrationError, database_name
 from taskman_server.kit.db.postgres import connect
 from taskman_server.kit.db.postgres_errors import FAILURES, is_lost, translate
 
-__all__ = ["current", "run"]
+__all__ = ["current", "run", "survivor"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _TABLE_TIMEOUT = "10s"  # that a step waits for a table in use; while it waits, 
 
 def current(url: str) -> str | None:
     """The revision a database is at, None when nothing was migrated. Raises DatabaseUnavailable."""
-    return _in_thread(_current(url))
+    return _in_thread(_ask(url, "SELECT version_num FROM alembic_version"))
 
 
 def run(url: str, migrations: Path, to: str, *, forward: bool) -> bool:
@@ -40,11 +40,17 @@ def run(url: str, migrations: Path, to: str, *, forward: bool) -> bool:
     return _in_thread(_run(url, migrations, to, forward=forward))
 
 
-async def _current(url: str) -> str | None:
+def survivor(url: str) -> str | None:
+    """The oldest revision whose code works on the database as it is; None when nobody said. Raises
+    DatabaseUnavailable."""
+    return _in_thread(_ask(url, "SELECT obj_description(CAST('alembic_version' AS regclass), 'pg_class')"))
+
+
+async def _ask(url: str, query: str) -> str | None:
     name = database_name(url)
     connection = await connect(url, name, _settings("0"))
     try:
-        at = await connection.fetchval("SELECT version_num FROM alembic_version")
+        at = await connection.fetchval(query)
     except asyncpg.UndefinedTableError:
         return None
     except FAILURES as error:

@@ -9,6 +9,7 @@ from taskman_server.kit.db.schema import compare_by_code_point
 
 revision = "0002"
 down_revision = "0001"
+survives = "0002"  # the code before it never left this house
 branch_labels = None
 depends_on = None
 

@@ -6,6 +6,7 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
+survives = "0002"  # the code before it never left this house
 branch_labels = None
 depends_on = None
 
