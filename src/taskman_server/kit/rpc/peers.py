@@ -253,7 +253,8 @@ class PeerChannel:
             try:
                 async with aclosing(line.stream(method, request, _until(options, deadline - started))) as answers:  # type: ignore[type-var]
                     async for answer in answers:
-                        began = True
+                        if not began:
+                            began, target.last_success = True, time.monotonic()
                         yield answer
                 self._budget.success()
                 return
@@ -301,7 +302,7 @@ class PeerChannel:
                 refused = refused or error
         assert refused is not None
         self._observe("refused", self.service)
-        raise refused
+        raise self._unavailable(refused.retry_after or 0) from refused
 
     async def _start(self, until: float) -> None:
         """Waits for a first connection: processes of one deployment start side by side."""
@@ -332,14 +333,18 @@ class PeerChannel:
 
     def _unreachable(self, fault: _Fault) -> UnavailableError:
         self._observe("unreachable", self.service)
-        error = UnavailableError(
+        error = self._unavailable(0)
+        error.__cause__ = fault
+        return error
+
+    def _unavailable(self, retry_after: float) -> UnavailableError:
+        """What callers are told, clients included: neither addresses nor certificates are their business."""
+        return UnavailableError(
             f"The {self.service} service cannot be reached right now. Try again.",
             reason="SERVICE_UNREACHABLE",
             metadata={"service": self.service},
-            retry_after=1,
+            retry_after=max(1.0, retry_after),
         )
-        error.__cause__ = fault
-        return error
 
     def _renew(self, identity: Identity) -> None:
         self.version = identity.version
