@@ -15,6 +15,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the chaos tests for as long as a release deserves, not as long as a change does",
     )
+    parser.addoption(
+        "--docker",
+        action="store_true",
+        help="build the image and start the Compose project in a Docker engine of the tests' own; needs root",
+    )
 
 
 @pytest.fixture

