@@ -20,6 +20,7 @@ from taskman_sdk.proto.taskman.iam.v1.iam_pb import Assignment, Effect, GetSnaps
 from taskman_server.kit.db import Transaction
 from taskman_server.kit.guard import CHANGED
 from taskman_server.kit.rpc import Runtime
+from taskman_server.services.authorization.rulebook_cache import RulebookCache
 from taskman_server.services.authorization.rules import Plan, Rulebook, make_plan
 from taskman_server.services.authorization.store import ASSIGNMENTS, POLICIES, ROLES, AuthorizationStore, State
 
@@ -74,6 +75,7 @@ class Copy:
         self._not_before: dict[tuple[str, str], float] = {}
         self._books: dict[tuple[str, int], Rulebook] = {}
         self._plans: dict[tuple[str, int, tuple[str, ...], str], Plan] = {}
+        self._shared = RulebookCache(runtime.redis, runtime.telemetry) if runtime.redis is not None else None
         self.gaps: asyncio.Queue[str] = asyncio.Queue()
 
     async def standing(self, organization: str, principal: str) -> Standing:
@@ -232,15 +234,25 @@ class Copy:
     async def _book(self, organization: str, state: State) -> tuple[State, Rulebook]:
         """The rules in this state of the copy, or in a later one; with the state that they are of."""
         while (book := self._books.get((organization, state.generation))) is None:
+            if self._shared is not None:
+                book = await self._shared.get(organization, state.generation)
+                if book is not None:
+                    self._remember(organization, state, book)
+                    break
             read = await self._store.rulebook(organization)
             now = await self._store.state(organization)
             assert now is not None, "a copy is never dropped"
             if now.generation == state.generation:
-                if len(self._books) >= BOOKS:
-                    self._books.clear()
-                self._books[organization, state.generation] = read
+                self._remember(organization, state, read)
+                if self._shared is not None:
+                    self._shared.keep(organization, state.generation, read)
             state = now  # another process may have changed it between two reads: what was read then is of no state
         return state, book
+
+    def _remember(self, organization: str, state: State, book: Rulebook) -> None:
+        if len(self._books) >= BOOKS:
+            self._books.clear()
+        self._books[organization, state.generation] = book
 
     def _due(self, organization: str, principal: str, pause: float) -> bool:
         """Whether this may be asked of IAM again; if so, not again before `pause` seconds have passed."""
