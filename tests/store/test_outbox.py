@@ -33,6 +33,15 @@ from taskman_server.kit.outbox import (
 from tests.store.support import ALL_EFFECTS, EFFECT, PUT, an_event, count, until
 
 
+ON_SQLITE = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The promises hold on both databases."""
+    return str(request.param)
+
+
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[EmbeddedBroker]:
     """A broker that retries soon."""
@@ -172,6 +181,7 @@ async def test_while_the_broker_is_away_events_wait(db: Database, tmp_path: Path
     await broker.close()
 
 
+@ON_SQLITE
 async def test_no_event_leaves_before_its_write_is_on_disk(
     db: SqliteDatabase, broker: EmbeddedBroker, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
