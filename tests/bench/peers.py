@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import uvloop
+
 from taskman_sdk import contract
 from taskman_server.kit.rpc import CallOptions, service_principal
 from taskman_server.kit.rpc.peers import PeerChannel
@@ -103,13 +105,13 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(serve(options.serve))
+        uvloop.run(serve(options.serve))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_authority(Path(folder))
         for service in ("users", "tasks"):
             issue(Path(folder), service)
-        asyncio.run(measure(Path(folder), options.callers, options.seconds))
+        uvloop.run(measure(Path(folder), options.callers, options.seconds))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import taskman_server
 from taskman_sdk import AsyncTaskMan, contract
 from taskman_sdk.errors import PermissionDeniedError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
+from taskman_sdk.transports.grpc import GrpcTransport
 from taskman_server.app import Application
 from taskman_server.kit.clock import SystemClock
 from taskman_server.kit.identity import Authenticator
@@ -114,6 +116,26 @@ async def test_the_limit_of_the_gateway_holds(house: Application) -> None:
     with pytest.raises(ResourceExhaustedError):
         await channel.unary(method, method.input(), CallOptions(timeout=5))
     await channel.close()
+    await server.stop(0)
+
+
+async def test_connections_that_grow_old_fail_no_call_of_a_client(house: Application) -> None:
+    """SDK-3: the port replaces its connections, and a client that does not try again does not notice."""
+    forwarder = Forwarder(house.channels, Authenticator(house.channels, "gateway", SystemClock()))
+    server = GrpcServer(list(contract.services().values()), forwarder, connection_age=0.1)
+    transport = GrpcTransport(f"grpc://127.0.0.1:{await server.start('127.0.0.1', 0)}?ports=one")
+    method = contract.method("AuthenticationService.GetJwks")
+    end = time.monotonic() + 1.5
+
+    async def caller() -> int:
+        made = 0
+        while time.monotonic() < end:
+            await transport.unary(method, method.input(), metadata={}, timeout=5)
+            made += 1
+        return made
+
+    assert all(await asyncio.gather(*(caller() for _ in range(16))))
+    await transport.close()
     await server.stop(0)
 
 

@@ -25,7 +25,9 @@ GATEWAY_PORT: Final = 50050
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.enable_retries", 0),  # retries are ours, with one budget for all transports
+    # Retries are ours, with one budget for all transports: nobody's service config brings others. What gRPC repeats by
+    # itself are calls that a server which closes an old connection has told us it did not begin.
+    ("grpc.service_config_disable_resolution", 1),
 )
 
 
