@@ -45,8 +45,9 @@ class Edge:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house() -> AsyncIterator[Application]:
-    settings = {"rate_limit": "off", "admin_email": EMAIL, "admin_password": PASSWORD, "password_hash": "fast"}
-    async with taskman_server.embedded(**settings) as application:
+    async with taskman_server.embedded(
+        rate_limit="off", admin_email=EMAIL, admin_password=PASSWORD, password_hash="fast"
+    ) as application:
         yield application
 
 
