@@ -24,7 +24,7 @@ from taskman_sdk.errors import (
     UnimplementedError,
     error_class_for_number,
 )
-from taskman_server.kit.db import DatabaseUnavailable, StatementTimeout, TransactionConflict
+from taskman_server.kit.db import DatabaseUnavailable, StatementTimeout, TextRefused, TransactionConflict
 from taskman_server.kit.ids import request_id_of
 from taskman_server.kit.rpc.call import ANONYMOUS, Call, Principal
 from taskman_server.kit.rpc.channel import CallOptions
@@ -215,6 +215,11 @@ class Pipeline:
                 "The call took longer than its deadline; it may still take effect. Repeat it with its "
                 "Idempotency-Key to be sure.",
                 reason="DEADLINE_EXCEEDED",
+            )
+        elif isinstance(error, TextRefused):
+            known = InvalidArgumentError(
+                "A text of the request holds a NUL character (U+0000), which cannot be stored. Remove it.",
+                reason="TEXT_INVALID",
             )
         elif isinstance(error, (DatabaseUnavailable, StatementTimeout, TransactionConflict)):
             known = UnavailableError(
