@@ -109,7 +109,7 @@ def test_postgresql_and_the_evaluator_choose_the_same_rows(
 def test_where_databases_differ_this_does_not(server: Server, text: str) -> None:
     """TASK-6: letters by code point, no wildcards, whole numbers to the last one, division as in CEL."""
     program = ENVIRONMENT.compile(text)
-    texts = ["", "a", "A", "aB", "ab", "b", "B", "Z", "z", "é", "É", "ß", "ss", "😀", "\uffff", "%", "_", "\\", "ﬁ", "-a"]
+    texts = ["", "a", "A", "aB", "ab", "b", "B", "Z", "z", "é", "É", "ß", "ss", "😀", "\uffff", "%", "_", "\\", "-a"]
     numbers = [None, 0, 1, -1, 7, -7, 13, 2**62, 2**63 - 1, -(2**63), -(2**63) + 1, 2**53 + 1]
     stored = [
         {

@@ -2,7 +2,8 @@
 
 What differs from FTS5: a score (`ts_rank`) does not know how rare a word is, and the order among tasks that match
 alike can therefore be another; the tasks that are found are the same. Words are looked at up to their 255th letter,
-and what follows the 16,000th word of a task is found by single words, no longer by words that must follow each other.
+and what follows the 16,000th word of a task, or the 255th occurrence of a word, is found by single words, no longer by
+words that must follow each other.
 """
 
 from __future__ import annotations
