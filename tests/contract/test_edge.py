@@ -123,7 +123,7 @@ async def test_the_limit_of_the_gateway_holds(house: Application) -> None:
 async def test_connections_that_grow_old_fail_no_call_of_a_client(house: Application) -> None:
     """SDK-3: the port replaces its connections, and a client that does not try again does not notice."""
     forwarder = Forwarder(house.channels, Authenticator(house.channels, "gateway", SystemClock()))
-    server = GrpcServer(list(contract.services().values()), forwarder, connection_age=0.1)
+    server = GrpcServer(list(contract.services().values()), forwarder, connection_age=0.03)
     transport = GrpcTransport(f"grpc://127.0.0.1:{await server.start('127.0.0.1', 0)}?ports=one")
     method = contract.method("AuthenticationService.GetJwks")
     end = time.monotonic() + 1.5
@@ -135,7 +135,7 @@ async def test_connections_that_grow_old_fail_no_call_of_a_client(house: Applica
             made += 1
         return made
 
-    assert all(await asyncio.gather(*(caller() for _ in range(16))))
+    assert all(await asyncio.gather(*(caller() for _ in range(64))))
     await transport.close()
     await server.stop(0)
 
