@@ -13,18 +13,16 @@ fi
 value() {
     sed -n "s/^$1=//p" .env | tail -n 1 | sed 's/^"\(.*\)"$/\1/'
 }
-TASKMAN_ADMIN_EMAIL=$(value TASKMAN_ADMIN_EMAIL)
-TASKMAN_SMTP_URL=$(value TASKMAN_SMTP_URL)
-export TASKMAN_ADMIN_EMAIL TASKMAN_SMTP_URL
 docker compose build gateway
 mkdir -p secrets
 # In the image there is the Python that this machine need not have; as you, so that the files are yours.
 run() {
-    docker run --rm --network none --user "$(id -u):$(id -g)" --env TASKMAN_ADMIN_EMAIL --env TASKMAN_SMTP_URL \
+    docker run --rm --network none --user "$(id -u):$(id -g)" \
         --volume "$PWD/secrets:/secrets" --volume "$PWD/init.py:/init.py:ro" --workdir /tmp "$@"
 }
 image="taskman-server:$(value TASKMAN_VERSION)"
-run --entrypoint python3 "$image" /init.py /secrets "$@"
+TASKMAN_ADMIN_EMAIL=$(value TASKMAN_ADMIN_EMAIL) TASKMAN_SMTP_URL=$(value TASKMAN_SMTP_URL) \
+    run --env TASKMAN_ADMIN_EMAIL --env TASKMAN_SMTP_URL --entrypoint python3 "$image" /init.py /secrets "$@"
 # New certificates each time; the processes take them while they run. The authority's key stays here.
 if [ -e secrets/authority/ca.crt ]; then
     run "$image" certs renew --certs /secrets/authority

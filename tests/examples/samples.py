@@ -12,6 +12,7 @@ _SERIES = [
     ("taskman_http_requests_total", 'route="/v1/tasks",status="500"', 1),
     ("taskman_cache_requests_total", 'service="authorization",cache="decisions",result="hit"', 90),
     ("taskman_cache_requests_total", 'service="authorization",cache="decisions",result="miss"', 10),
+    ("taskman_redis_commands_total", 'service="tasks",outcome="ok"', 100),
     ("taskman_broker_messages_total", 'service="audit",queue="audit.task",outcome="done"', 10),
     ("taskman_database_pool_connections", 'service="tasks",state="busy"', 0),
     ("taskman_database_pool_connections", 'service="tasks",state="idle"', 0),
@@ -49,8 +50,9 @@ _SERIES = [
 ]
 _HISTOGRAMS = [
     ("taskman_rpc_duration_seconds", 'service="TaskService",method="GetTask"'),
+    ("taskman_redis_duration_seconds", 'service="tasks"'),
     ("taskman_http_duration_seconds", 'route="/v1/tasks"'),
-    ("taskman_database_query_seconds", 'service="tasks",kind="select"'),
+    ("taskman_database_query_seconds", 'service="tasks",kind="read"'),
 ]
 _BUCKETS = {"0.05": 90, "0.2": 95, "0.5": 99, "1.0": 100, "+Inf": 100}
 

@@ -177,7 +177,7 @@ def test_all_eight_processes_are_ready(docker: Engine, project: Path) -> None:
     """OPS-3, OPS-2: on PostgreSQL, Redis and RabbitMQ, with their own rights at each, over mTLS."""
     for name in (*STORES, *PROCESSES):
         until(lambda name=name: state(docker, name) == "healthy", 180, lambda name=name: logs(docker, name))
-    code, body = until(
+    _, body = until(
         lambda: (answer := docker.fetch("http://127.0.0.1:8080/readyz"))[0] == 200 and answer,
         120,
         lambda: str(docker.fetch("http://127.0.0.1:8080/readyz")) + logs(docker, *PROCESSES),
