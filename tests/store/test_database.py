@@ -195,6 +195,10 @@ async def test_a_commit_that_does_not_wait_for_the_disk_is_a_commit(db: Database
     assert called == ["committed"]
     await db.settled()
     await db.settled()
+    with pytest.raises(Deliberate):  # noqa: PT012
+        async with db.transaction(durable=False) as tx:
+            await tx.execute(PUT, id="2", text="")
+            raise Deliberate
     assert await count(db) == 1
 
 

@@ -20,7 +20,7 @@ from taskman_server.kit.db.postgres import PostgresDatabase
 from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.settings import SERVICES
 from tests.parts.postgresql import PostgreSQL
-from tests.store.support import PUT, start_child
+from tests.store.support import PUT, start_child, until
 
 FIRST = """
 from __future__ import annotations
@@ -314,6 +314,30 @@ def test_a_database_that_is_not_there_is_said_with_what_to_do(postgresql: Postgr
         current("postgresql://taskman:hunter2@127.0.0.1:1/x")
     for error in (missing, refused):
         assert url.split(":")[2].split("@")[0] not in str(error.value)
+
+
+def test_a_start_waits_while_another_migrates(postgresql: PostgreSQL, migrations: Path) -> None:
+    """OPS-2: then it sees what the other one has done."""
+    place = PostgresPlace(postgresql.database("migrate"))
+
+    async def run() -> bool:
+        other = await asyncpg.connect(place.url)
+        await other.execute(f"BEGIN; SELECT pg_advisory_xact_lock({postgres_migrate._LOCK})")
+        try:
+            start = asyncio.create_task(asyncio.to_thread(upgrade, place.database, migrations))
+
+            async def waits() -> bool:
+                return bool(await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+            await until(waits)
+            assert not start.done()
+            await other.execute("COMMIT")
+            return await start
+        finally:
+            await other.close()
+
+    assert asyncio.run(run())
+    assert place.columns() == ["id", "text", "done"]
 
 
 def test_a_step_that_a_reader_holds_up_gives_up_and_says_so(

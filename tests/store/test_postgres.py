@@ -18,6 +18,7 @@ from taskman_server.kit.db import (
     DatabaseUnavailable,
     Statement,
     StatementTimeout,
+    TextRefused,
     Transaction,
     TransactionConflict,
     UniqueViolation,
@@ -179,6 +180,45 @@ async def test_one_who_gives_up_waiting_for_a_lock_leaves_nothing_on_the_server(
     assert row.text == "mine"
 
 
+async def test_a_cancelled_transaction_is_rolled_back_on_the_server(db: PostgresDatabase) -> None:
+    """Its locks are free, and its connection serves again."""
+    await db.execute(PUT, id="1", text="")
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with db.transaction() as tx:
+            await tx.execute(TOUCH, which="1", text="mine")
+            inside.set()
+            await asyncio.Event().wait()
+
+    for _ in range(3):
+        inside.clear()
+        task = asyncio.create_task(work())
+        await inside.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    await until_idle(db)
+    assert await sessions(db, "idle in transaction") == 0
+    async with asyncio.timeout(2):
+        await db.execute(TOUCH, which="1", text="yours")
+    row = await db.fetch_one(GET, id="1")
+    assert row is not None
+    assert row.text == "yours"
+
+
+async def test_a_commit_waits_for_the_disk_unless_told_not_to(db: PostgresDatabase) -> None:
+    """`durable`, on the server."""
+    show = sa.text("SELECT current_setting('synchronous_commit') AS value")
+    for durable, expected in ((True, "on"), (False, "off"), (True, "on")):
+        async with db.transaction(durable=durable) as tx:
+            row = await tx.fetch_one(show)
+            assert row is not None
+            assert row[0] == expected
+    assert db.loose
+    await db.settled()
+    assert not db.loose
+
+
 async def test_a_time_limit_inside_a_transaction_undoes_its_savepoint_alone(db: PostgresDatabase) -> None:
     """`asyncio.timeout` around a savepoint: the rest is committed."""
     async with db.transaction() as tx:
@@ -253,8 +293,8 @@ async def test_numbers_bytes_and_lists_of_times_come_back_as_they_were(db: Postg
 
 async def test_a_value_that_the_server_cannot_keep_is_an_error_of_the_value(db: PostgresDatabase) -> None:
     """A NUL in a text is stored by SQLite alone."""
-    for text in ("a\0hunter2", "\ud800hunter2"):
-        with pytest.raises(DatabaseError, match="a value given to kit cannot be stored") as caught:
+    for text, error in (("a\0hunter2", TextRefused), ("\ud800hunter2", DatabaseError)):
+        with pytest.raises(error, match="given to kit") as caught:
             await db.execute(PUT, id="1", text=text)
         assert "hunter2" not in str(caught.value)
     assert db.stats().size == db.stats().idle
