@@ -184,18 +184,22 @@ class Relay:
             async with self._db.transaction(durable=False) as tx:
                 await tx.execute_many(_DELETE, [{"sequence": row.sequence} for row in published])
 
-    async def _send(self, rows: Sequence[Row]) -> Sequence[Row]:
+    async def _send(self, rows: Sequence[Row]) -> list[Row]:
         """Publish the rows whose keys are not blocked, and block those that nobody listens to; what was published."""
+        published: list[Row] = []
         while rows := [row for row in rows if row.key not in self._blocked]:
             try:
                 await self._broker.publish([Message(row.id, row.type, row.key, row.envelope) for row in rows])
             except Unroutable as error:
                 # Later events of the same key wait with it: order is kept per key.
                 self._blocked.update(row.key for row in rows if row.id in error.event_ids)
+                published += [row for row in rows if row.id in error.durable_ids]
+                rows = [row for row in rows if row.id not in error.durable_ids]
                 _log.warning("the outbox keeps events that no queue is bound for: %s", error)
             else:
+                published += rows
                 break
-        return rows
+        return published
 
     async def _run(self) -> None:
         while not self._stopping.is_set():

@@ -53,9 +53,9 @@ async def test_what_no_queue_is_bound_for_is_refused(broker: Broker) -> None:
     with pytest.raises(Unroutable, match=r"user\.created, weather\.changed") as caught:
         await broker.publish([good, bad, unknown])
     assert caught.value.event_ids == {bad.id, unknown.id}
-    await broker.publish([good])
-    # RabbitMQ has taken it the first time too.
-    assert set(ids(await broker.peek("notifications.task"))) == {good.id}
+    if good.id not in caught.value.durable_ids:
+        await broker.publish([good])
+    assert ids(await broker.peek("notifications.task")) == [good.id]
 
 
 @ON_SQLITE

@@ -9,7 +9,7 @@ with one key are handed out in their order.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,13 +63,15 @@ class UnknownQueue(BrokerError):
 
 
 class Unroutable(BrokerError):
-    """Some messages go to no queue. Of the others any may be durable: publish them again, without these."""
+    """Some messages go to no queue: `event_ids`. Those in `durable_ids` are published; the others are to be published
+    again without these, and any of them may be durable too."""
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, messages: Sequence[Message], durable_ids: Iterable[str] = ()) -> None:
         """Name the messages that no queue is bound for."""
         names = sorted({message.name for message in messages})
         super().__init__(f"no queue is bound for {', '.join(names)}: declare the consumers' queues first")
         self.event_ids = frozenset(message.id for message in messages)
+        self.durable_ids = frozenset(durable_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue: messages not handed out, handed out and not settled, given up; consumers; the oldest one's arrival."""
+    """One queue: messages not handed out, handed out and not settled, given up; consumers; the oldest one's arrival
+    (None when there is none, or it is not known)."""
 
     ready: int
     unsettled: int
@@ -143,7 +146,8 @@ class Deliveries(Protocol):
         """Hopeless: move it to the dead-letter queue now."""
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Not tried: give them back as if they had not been delivered."""
+        """Not tried: hand them out again as if they had not been delivered. Where the broker counts by itself, those
+        that go back to it when the consumer closes have been delivered once."""
 
 
 class Broker(Protocol):
@@ -153,8 +157,9 @@ class Broker(Protocol):
         """Make a durable queue, or change its bindings: patterns such as `task.created`, `user.*`, `#`."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Return when all are durable in all their queues. An id that is in a queue still is not put there twice.
-        Raises Unroutable."""
+        """Return when all are durable in all their queues. Where the broker can tell, an id that is in a queue still is
+        not put there twice. A message whose key has an earlier one that goes nowhere is not published, as far as that
+        is known in time. Raises Unroutable."""
 
     def consume(self, queue: str, *, prefetch: int = 64) -> AbstractAsyncContextManager[Deliveries]:
         """Take deliveries from a queue. Raises UnknownQueue on entering."""
@@ -163,10 +168,11 @@ class Broker(Protocol):
         """Call back for each event after it was published; not durable, for caches. The answer ends it."""
 
     async def stats(self) -> dict[str, QueueStats]:
-        """Every queue's figures."""
+        """Every queue's figures, as far as this process can know them."""
 
     async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
-        """The oldest messages that wait or are at work; nothing changes. Raises UnknownQueue."""
+        """The oldest messages that wait or are at work; nothing changes, where the broker can do that. Raises
+        UnknownQueue, and BrokerError where a queue that has consumers cannot be looked into."""
 
     async def dead_letters(self, queue: str, *, limit: int = 100) -> list[DeadLetter]:
         """The oldest messages given up. Raises UnknownQueue."""

@@ -3,6 +3,8 @@
 What differs from `embedded`, because RabbitMQ cannot do it:
 
 - An event that is published again after a lost confirm is in a queue twice; the consumer's inbox drops it.
+- When the last queue that listened to a name goes, events that follow one of that name under its key, in the same
+  batch, are out before it is known.
 - A message that a consumer held when it closed has been delivered once, tried or not.
 - What waits in a queue is shown to its consumer only: `peek` needs a queue without one, and counts as a delivery.
 - `stats` knows the queues that this process declared or consumed, what is unsettled in this process, and not how old a
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
@@ -69,6 +71,7 @@ class RabbitBroker:
         self._listener = Listener(self._taking, self._names, timeout=timeout)
         self._declared: dict[str, tuple[tuple[str, ...], int]] = {}
         self._declaring = asyncio.Lock()
+        self._heard: set[str] = set()
         self._consumers: dict[str, set[RabbitDeliveries]] = {}
 
     @classmethod
@@ -134,24 +137,53 @@ class RabbitBroker:
         self._declared[queue] = (tuple(bindings), delivery_limit)
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Return when all are confirmed by every bound queue. Those that are not returned are durable in any case."""
-        batch: dict[str, Outgoing] = {}
+        """Return when all are confirmed by every bound queue.
+
+        They are sent at once, but for those whose key has an earlier event of a name that this process has never had
+        confirmed: they wait until it is known whether somebody listens.
+        """
+        left: dict[str, Message] = {}
         lost: list[Message] = []
+        stopped: set[str] = set()
         for message in messages:
-            exchange = exchange_of(message.name)
-            if exchange is None:
+            if exchange_of(message.name) is None:
                 lost.append(message)
-            elif message.id not in batch:
-                batch[message.id] = Outgoing(self._names.exchange(exchange), message.name, codec.encode(message))
-        if batch:
-            self._observe("published", "", len(batch))
-            places = await self._publisher.publish(list(batch.values()))
-            returned = {identifier for place, identifier in enumerate(batch) if place in places}
-            self._observe("confirmed", "", len(batch) - len(returned))
-            lost += [message for message in messages if message.id in returned]
+                stopped.add(message.key)
+            elif message.key not in stopped:
+                left.setdefault(message.id, message)
+        durable: set[str] = set()
+        stopped.clear()
+        while wave := self._wave(left.values(), stopped):
+            self._observe("published", "", len(wave))
+            places = await self._publisher.publish([self._outgoing(message) for message in wave])
+            for place, message in enumerate(wave):
+                del left[message.id]
+                if place in places:
+                    lost.append(message)
+                    stopped.add(message.key)
+                    self._heard.discard(message.name)
+                else:
+                    durable.add(message.id)
+                    self._heard.add(message.name)
+            self._observe("confirmed", "", len(wave) - len(places))
         if lost:
             self._observe("returned", "", len(lost))
-            raise Unroutable(lost)
+            raise Unroutable(lost, durable)
+
+    def _wave(self, messages: Iterable[Message], stopped: Set[str]) -> list[Message]:
+        """What can go next: per key all up to the first of a name that perhaps nobody listens to."""
+        wave = []
+        closed = set(stopped)
+        for message in messages:
+            if message.key not in closed:
+                wave.append(message)
+                if message.name not in self._heard:
+                    closed.add(message.key)
+        return wave
+
+    def _outgoing(self, message: Message) -> Outgoing:
+        exchange = exchange_of(message.name) or ""
+        return Outgoing(self._names.exchange(exchange), message.name, codec.encode(message))
 
     @asynccontextmanager
     async def _consume(self, queue: str, prefetch: int) -> AsyncIterator[Deliveries]:
