@@ -159,8 +159,7 @@ class PostgresDatabases:
 
     async def close(self) -> None:
         """Gives all back."""
-        for name, url in self._urls.items():
-            await self._stock.take_back(name, url)
+        await asyncio.gather(*(self._stock.take_back(name, url) for name, url in self._urls.items()))
 
 
 @pytest.fixture(scope="session")

@@ -217,6 +217,7 @@ async def test_sessions_and_brakes_survive_a_restart(databases: Databases) -> No
         for _ in range(PAIR_LIMIT.free + 6):
             await _fails(house, "bob@example.com")
         await house.settled()
-    async with open_house(databases) as house:
+        clock = house.clock
+    async with open_house(databases, clock=clock) as house:
         assert await house.validate(tokens.access_token) == ann
         assert (await _fails(house, "bob@example.com", PASSWORD)).reason == "LOGIN_THROTTLED"

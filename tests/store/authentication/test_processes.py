@@ -244,3 +244,20 @@ async def test_processes_that_tidy_at_once_are_in_nobody_s_way(pair: Pair) -> No
     one, two = await asyncio.gather(*(keeper.tidy() for keeper in keepers))
     assert sorted([one > 0, two > 0]) == [False, True]
     assert await pair[0].rows("authentication", "sessions") == []
+
+
+async def test_a_key_that_one_process_retires_is_good_no_longer_in_the_other(pair: Pair) -> None:
+    """AUTHN-3: also where nobody signs in: an erased key may have been stolen."""
+    rings = [KeyRing(house.runtime("authentication"), store_of(house)) for house in pair]
+    for ring in rings:
+        await ring.start()
+    token = rings[0].sign("user_x", "default", "session_x")
+    assert (await rings[1].verify(token)).user == "user_x"
+    await rings[0].rotate()
+    db = pair[0].runtime("authentication").db
+    keys = METADATA.tables["signing_keys"]
+    await db.execute(sa.delete(keys).where(keys.c.retire_time.is_not(None)))
+    pair[0].clock.advance(31)
+    with pytest.raises(UnauthenticatedError) as caught:
+        await rings[1].verify(token)
+    assert caught.value.reason == "TOKEN_INVALID"

@@ -149,8 +149,8 @@ class KeyRing:
         return kid
 
     async def ready(self) -> None:
-        """Looks for a new signing key now and then. Before `sign`, and not inside a transaction: it reads by itself,
-        and whoever waits for a second connection while holding one may wait for themselves."""
+        """Looks now and then which keys there are. Before `sign`, and not inside a transaction: it reads by itself, and
+        whoever waits for a second connection while holding one may wait for themselves."""
         now = self._runtime.clock.now()
         if now - self._loaded > OVERLAP / 2:
             await self._load(now)
@@ -179,6 +179,7 @@ class KeyRing:
         Raises:
             UnauthenticatedError: it is not.
         """
+        await self.ready()  # a key that was retired elsewhere is good no longer here either
         now = self._runtime.clock.now()
         mark = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=20).digest()
         claims: Claims | None = self._verified.get(mark)
