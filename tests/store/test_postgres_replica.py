@@ -206,6 +206,21 @@ async def test_marks_that_cannot_be_kept_send_their_principal_to_the_primary(ope
     assert on_replica(db, await db.reader("y"))
 
 
+async def test_a_writer_who_hangs_up_before_its_mark_is_kept_reads_the_primary(opener: Opener, pair: Pair) -> None:
+    """Committed, and cancelled on the way back."""
+    db = await opener()
+    assert on_replica(db, await db.reader("x"))
+    await asyncio.to_thread(pair.replica.wait_for, pair.primary)
+    await asyncio.to_thread(pair.replica.pause)
+    await db.execute(PUT, id="1", text="")
+    noting = asyncio.create_task(db.note_write("x"))
+    await asyncio.sleep(0)
+    noting.cancel()
+    await asyncio.wait([noting])
+    assert noting.cancelled()
+    assert await (await db.reader("x")).fetch_one(GET, id="1") is not None
+
+
 async def test_what_a_reader_cannot_do_on_the_replica_is_done_on_the_primary(opener: Opener) -> None:
     """Writes, and reads that the replica ends."""
     db = await opener(statement_timeout=0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from time import monotonic
@@ -106,15 +107,14 @@ class Replica:
     async def note_write(self, key: str) -> None:
         """See `PostgresDatabase.note_write`. Awaited before the writer is answered, so that its next read, wherever it
         lands, finds the mark."""
-        try:
+        # The write is committed and stays so. Until its mark is kept, or where it cannot be, only this process can keep
+        # the promise.
+        pin = self._pin(key)
+        with contextlib.suppress(Exception):
             row = await self._primary.fetch_one(_WRITTEN)
             await self._marks.put(key, int(row.lsn) if row is not None else 0)
-        except Exception:
-            # The write is committed and stays so; only this process can still keep the promise.
-            self._pinned[key] = monotonic() + _PIN
-            self._pinned.move_to_end(key)
-            while self._pinned and next(iter(self._pinned.values())) < monotonic():
-                self._pinned.popitem(last=False)
+            if self._pinned.get(key) == pin:
+                del self._pinned[key]
 
     async def close(self) -> None:
         """Close the connections to the replica."""
@@ -136,6 +136,15 @@ class Replica:
         """The replica did not answer: leave it alone for a while."""
         self._pause_until = monotonic() + _PAUSE
         self.lag = None
+
+    def _pin(self, key: str) -> float:
+        """Have the key read from the primary for a while; until when."""
+        now = monotonic()
+        until = self._pinned[key] = now + _PIN
+        self._pinned.move_to_end(key)
+        while next(iter(self._pinned.values())) < now:
+            self._pinned.popitem(last=False)
+        return until
 
     async def _ask(self) -> None:
         """One question at a time; those who wait for it share it."""
