@@ -178,6 +178,25 @@ async def test_what_was_not_settled_comes_again_after_a_restart(shape: Shape, br
     assert await broker.peek("audit.all") == []
 
 
+async def test_what_is_released_was_not_tried(shape: Shape, broker: Broker) -> None:
+    """EVENT-2: also one that came back: while a database is away no message uses up its attempts."""
+    await broker.declare("audit.all", ["#"], delivery_limit=3)
+    sent = messages(2)
+    await broker.publish(sent)
+    async with broker.consume("audit.all") as deliveries:
+        await take(deliveries, 2)
+    seen: set[int] = set()
+    async with broker.consume("audit.all") as deliveries:
+        for _ in range(10):
+            batch = await take(deliveries, 1)
+            assert batch[0].message == sent[0]
+            seen.add(batch[0].attempt)
+            await deliveries.release(batch)
+        assert ids(await finish(deliveries, 2)) == ids(sent)
+    assert seen == {1 if shape.exact else 2}
+    assert await broker.dead_letters("audit.all") == []
+
+
 async def test_redrive_sends_back_what_an_operator_chose(shape: Shape, broker: Broker) -> None:
     """EVENT-2: inspect and redrive; dead letters are durable too."""
     await broker.declare("audit.all", ["#"])

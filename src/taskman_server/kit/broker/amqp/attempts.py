@@ -35,6 +35,7 @@ class Attempts:
         self._channel: AbstractChannel | None = None
         self._wire: Wire | None = None
         self._known: dict[str, int] = {}
+        self._noted: dict[str, int] = {}
         self._tags: dict[str, list[int]] = {}
 
     async def known(self, event_id: str) -> int:
@@ -46,7 +47,9 @@ class Attempts:
 
     async def note(self, event_id: str, attempt: int) -> None:
         """Return when it is durable that this attempt begins. Raises BrokerUnavailable."""
-        if await self.known(event_id) >= attempt:
+        await self.known(event_id)
+        self._known[event_id] = attempt
+        if self._noted.get(event_id, 0) >= attempt:
             return
         message = aio_pika.Message(
             json.dumps([event_id, attempt]).encode(),
@@ -58,10 +61,16 @@ class Attempts:
         if self._wire is not None:
             await self._absorb(self._wire)
 
+    def correct(self, event_id: str, attempts: int) -> None:
+        """The last attempt was none: it is not counted, unless this process ends before the next."""
+        if event_id in self._known:
+            self._known[event_id] = attempts
+
     async def settle(self, event_id: str) -> None:
         """The message is done with."""
         tags = self._tags.pop(event_id, ())
         self._known.pop(event_id, None)
+        self._noted.pop(event_id, None)
         if self._wire is not None:
             with unavailable(self._link.where):
                 for tag in tags:
@@ -81,4 +90,5 @@ class Attempts:
                 except (ValueError, TypeError):
                     continue
                 self._known[event_id] = max(self._known.get(event_id, 0), int(attempt))
+                self._noted[event_id] = max(self._noted.get(event_id, 0), int(attempt))
                 self._tags.setdefault(event_id, []).append(raw.delivery_tag)

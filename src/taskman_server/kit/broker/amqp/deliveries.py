@@ -164,6 +164,7 @@ class RabbitDeliveries:
         items = self._take_back(deliveries)
         for item in items:
             item.attempts -= 1
+            self._attempts.correct(item.message.id, item.attempts)
         self._put_back(items)
 
     async def close(self) -> None:

@@ -49,7 +49,12 @@ class Publisher:
         Two messages of a batch have different ids. Raises BrokerUnavailable when some are in doubt.
         """
         try:
-            async with asyncio.timeout(self._timeout), self._turn:
+            async with asyncio.timeout(self._timeout):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise BrokerUnavailable(f"{self._link.where} is busy: earlier messages wait for their confirms") from None
+        try:
+            async with asyncio.timeout(self._timeout):
                 wire = await self._open()
                 try:
                     with unavailable(self._link.where):
@@ -62,6 +67,8 @@ class Publisher:
         except TimeoutError:
             await self._link.lose()
             raise BrokerUnavailable(f"{self._link.where} did not confirm in {self._timeout:g} seconds") from None
+        finally:
+            self._turn.release()
         returned = set()
         for place, outcome in enumerate(outcomes):
             if isinstance(outcome, PublishError):
