@@ -213,6 +213,23 @@ async def test_a_service_that_does_not_start_is_not_waited_for_forever(hood: Hoo
     assert time.monotonic() - started < 3
 
 
+async def test_an_address_that_swallows_everything_is_given_up_soon(hood: Hood) -> None:
+    """OPS-2: a connection has two seconds to come about, whatever the caller's deadline is."""
+    silent: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: silent.append(writer), "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    channel = PeerChannel("users", address, hood.identity("tasks"), start_seconds=0, policy=RetryPolicy(max_retries=0))
+    started = time.monotonic()
+    with pytest.raises(UnavailableError):
+        await call(channel, hood.service, options=CallOptions(caller=TASKS, timeout=20), text="x")
+    assert time.monotonic() - started < 10
+    assert silent
+    await channel.close()
+    server.close()
+    for writer in silent:
+        writer.close()
+
+
 # --- breaker and budget ---------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,6 @@ from taskman_sdk.errors import InvalidArgumentError, TaskManError, Unauthenticat
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.limits import Limiter
 from taskman_server.kit.rpc import claims
-from taskman_server.kit.rpc.batch import PeerCalls
 from taskman_server.kit.rpc.channel import STATUS_DETAILS, CallOptions, Origin
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ class GrpcServer:
             generic = grpc.method_handlers_generic_handler(each.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
         if trusted:
+            from taskman_server.kit.rpc.batch import PeerCalls  # the embedded shape does without
+
             methods = {method.path: method for each in services for method in each.methods.values()}
             self._server.add_generic_rpc_handlers((PeerCalls(methods, self._answer_item, self._peer).handler(),))
         self._health = aio_health.HealthServicer()
