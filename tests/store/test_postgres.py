@@ -389,3 +389,18 @@ async def test_a_statement_timeout_ends_the_transaction_of_many_rows(open_db: Op
             await work(tx, top=10**12)
     assert await count(db) == 0
     assert db.stats().size == db.stats().idle == 1
+
+
+async def test_a_commit_that_a_constraint_refuses_is_told_and_calls_nobody(db: PostgresDatabase) -> None:
+    """A deferred constraint speaks at the end."""
+    await db.execute(sa.text("CREATE TABLE late (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+    called: list[str] = []
+    with pytest.raises(UniqueViolation) as caught:  # noqa: PT012
+        async with db.transaction() as tx:
+            await tx.execute(sa.text("INSERT INTO late VALUES (1), (1)"))
+            tx.on_commit(lambda: called.append("never"))
+    assert (caught.value.table, caught.value.columns) == ("late", ("n",))
+    assert called == []
+    await until_idle(db)
+    assert await db.fetch_all(sa.text("SELECT n FROM late")) == []
+    assert await sessions(db, "idle in transaction") == 0
