@@ -27,6 +27,7 @@ class ServerProcess:
         settings: settings by name, handed over in the environment.
         """
         self.folder = folder
+        self.settings = settings
         self.stdout = folder / "stdout.txt"
         self.stderr = folder / "stderr.txt"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}

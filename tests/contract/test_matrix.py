@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -19,13 +19,15 @@ import pytest_asyncio
 import taskman_server
 from taskman_sdk import contract
 from taskman_sdk.errors import TaskManError
+from taskman_server.settings import SERVICES
 from tests.contract.receivers import HookServer, MailServer
+from tests.contract.servers import ClusterProcess
 from tests.contract.waiting import eventually
 from tests.contract.wires import GrpcWire, LocalWire, RestWire, Wire
 from tests.contract.world import ADMIN_EMAIL, ADMIN_PASSWORD, PASSWORD, Person, Site, unique
-
-if TYPE_CHECKING:
-    from taskman_server.app import Application
+from tests.parts.postgresql import PostgreSQL
+from tests.parts.rabbitmq import RabbitMQ
+from tests.parts.redis import RedisServer
 
 Json = dict[str, Any]
 SECRET = "lighthouse-keeper"
@@ -144,8 +146,8 @@ METHODS = list(contract.methods())
 CALLS = [
     pytest.param(method, wire, id=f"{method.operation_id}-{wire}")
     for method in METHODS
-    for wire in ("rest", "grpc", "local")
-    if wire != "rest" or method.route is not None  # that internal ones have no path is shown in test_tokens
+    for wire in ("rest", "grpc", "local", "cluster_rest", "cluster_grpc")
+    if not wire.endswith("rest") or method.route is not None  # that internal ones have no path is shown in test_tokens
 ]
 BY_ID = {
     method.operation_id
@@ -173,18 +175,20 @@ def allowed(kind: str, method: contract.Method) -> bool:
     return any(fnmatchcase(method.permission, granted) for granted in GRANTED[kind])
 
 
+SETTINGS = {
+    "signup": "organization",
+    "admin_email": ADMIN_EMAIL,
+    "admin_password": ADMIN_PASSWORD,
+    "rate_limit": "off",
+    "password_hash": "fast",
+}
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def world(mail: MailServer, hooks: HookServer) -> AsyncIterator[World]:
+async def embedded_world(mail: MailServer, hooks: HookServer) -> AsyncIterator[World]:
     """One application in which each sign-up has an organization of its own, called in three ways."""
     async with taskman_server.embedded(
-        signup="organization",
-        admin_email=ADMIN_EMAIL,
-        admin_password=ADMIN_PASSWORD,
-        smtp_url=mail.url,
-        webhook_allow_private=True,
-        rate_limit="off",
-        password_hash="fast",
-        sqlite_synchronous="normal",
+        **SETTINGS, smtp_url=mail.url, webhook_allow_private=True, sqlite_synchronous="normal"
     ) as app:
         await app.serve_grpc("127.0.0.1", 0)
         wires: dict[str, Wire] = {
@@ -193,12 +197,53 @@ async def world(mail: MailServer, hooks: HookServer) -> AsyncIterator[World]:
             "local": LocalWire(app.channels),
         }
         site = Site(wires["local"], mail, hooks, app.settings.public_url)
-        yield await _populate(site, wires, app)
+        yield await _populate(site, wires)
         for wire in wires.values():
             await wire.close()
 
 
-async def _populate(site: Site, wires: dict[str, Wire], app: Application) -> World:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster_world(
+    tmp_path_factory: pytest.TempPathFactory,
+    mail: MailServer,
+    hooks: HookServer,
+    postgresql: PostgreSQL,
+    rabbitmq: RabbitMQ,
+    redis_server: RedisServer,
+) -> AsyncIterator[World]:
+    """The same as eight processes."""
+    process = ClusterProcess(
+        tmp_path_factory.mktemp("matrix"),
+        database_url=postgresql.family(SERVICES),
+        broker_url=rabbitmq.vhost("matrix"),
+        redis_url=redis_server.database(),
+        smtp_url=mail.url,
+        webhook_allow_private="1",
+        log_format="json",
+        **SETTINGS,
+    )
+    try:
+        await process.ready()
+        wires: dict[str, Wire] = {"cluster_rest": RestWire(process.url), "cluster_grpc": GrpcWire(process.grpc)}
+        site = Site(wires["cluster_rest"], mail, hooks, process.url)
+        await eventually(site.admin, "the administrator", seconds=60, ignore=(TaskManError,))
+        yield await _populate(site, wires)
+        for wire in wires.values():
+            await wire.close()
+    finally:
+        assert process.stop() == 0
+    assert process.faults() == []
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, wire: str) -> World:
+    """Where the wire of the case leads."""
+    found = request.getfixturevalue("cluster_world" if wire.startswith("cluster") else "embedded_world")
+    assert isinstance(found, World)
+    return found
+
+
+async def _populate(site: Site, wires: dict[str, Wire]) -> World:
     admin = await site.admin()
     viewer = await site.invited(admin, "Viewer", "viewer")
     member, reader, editor, owner, gone = [
@@ -237,10 +282,18 @@ async def _populate(site: Site, wires: dict[str, Wire], app: Application) -> Wor
 
     await eventually(out, "the end of the deactivated user")
     outsider = await site.new_person("Outsider")
-    await app.settled()
     event = await site.event(f'type == "task.created" && target_id == "{task["id"]}"')
-    deliveries = (await admin.call("NotificationService.ListDeliveries", filter='channel == "webhook"'))["deliveries"]
-    entry = (await editor.call("NotificationService.ListNotifications"))["notifications"][0]
+
+    async def delivered() -> list[Json]:
+        listed = await admin.call("NotificationService.ListDeliveries", filter='channel == "webhook"')
+        return [each for each in listed["deliveries"] if each["state"] == "delivered"]
+
+    async def told() -> list[Json]:
+        found: list[Json] = (await editor.call("NotificationService.ListNotifications"))["notifications"]
+        return found
+
+    deliveries = await eventually(delivered, "the webhook's delivery")
+    entry = (await eventually(told, "the editor's notification"))[0]
     assignments = (await admin.call("IamAdminService.ListAssignments"))["assignments"]
     things = {
         "project": project["id"], "key": project["key"], "task": task["id"], "user": user["id"], "taken": user["email"],

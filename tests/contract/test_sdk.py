@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -23,7 +24,6 @@ from taskman_sdk import (
     TaskManError,
     UnauthenticatedError,
 )
-from tests.contract.servers import ServerProcess
 from tests.contract.world import PASSWORD, Person, Site, project_key, unique
 
 if TYPE_CHECKING:
@@ -32,20 +32,38 @@ if TYPE_CHECKING:
 Open = Callable[[Person | None], Any]
 
 
-@asynccontextmanager
-async def opened(
-    kind: str, server: ServerProcess, application: Application, person: Person | None
-) -> AsyncIterator[Any]:
-    """A client of a kind, signed in as somebody."""
-    token = person.token if person is not None else None
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where clients of a kind go."""
+
+    kind: str
+    site: Site
+    target: Any
+
+    @asynccontextmanager
+    async def opened(self, person: Person | None) -> AsyncIterator[Any]:
+        """A client, signed in as somebody."""
+        token = person.token if person is not None else None
+        if self.kind == "local":
+            client = self.target.client(token)
+        elif self.kind == "grpc":
+            client = AsyncTaskMan(token=token, transport=GrpcTransport(targets=self.target.grpc))
+        elif self.kind == "cluster grpc":
+            client = AsyncTaskMan(f"grpc://127.0.0.1:{self.target.edge}?ports=one", token)
+        else:
+            client = AsyncTaskMan(self.site.url, token)
+        async with client:
+            yield client
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, kind: str) -> Stage:
+    """The server that the kind of client of a case is for."""
     if kind == "local":
-        client = application.client(token)
-    elif kind == "grpc":
-        client = AsyncTaskMan(token=token, transport=GrpcTransport(targets=server.grpc))
-    else:
-        client = AsyncTaskMan(server.url, token)
-    async with client:
-        yield client
+        return Stage(kind, request.getfixturevalue("local"), request.getfixturevalue("application"))
+    if kind.startswith("cluster"):
+        return Stage(kind, request.getfixturevalue("cluster_rest"), request.getfixturevalue("cluster"))
+    return Stage(kind, request.getfixturevalue("rest"), request.getfixturevalue("server"))
 
 
 class Twin:
@@ -76,24 +94,27 @@ class _Walk:
             yield each
 
 
-KINDS = ["http", "grpc", "local", "sync http", "sync grpc"]
+KINDS = ["http", "grpc", "local", "sync http", "sync grpc", "cluster http", "cluster grpc"]
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=KINDS)
-async def client(
-    request: pytest.FixtureRequest, server: ServerProcess, application: Application, rest: Site, local: Site
-) -> AsyncIterator[tuple[Any, Person]]:
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of client."""
+    return str(request.param)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(stage: Stage) -> AsyncIterator[tuple[Any, Person]]:
     """A client of each kind, signed in as somebody new."""
-    kind = request.param
-    person = await (local if kind == "local" else rest).new_person("Ann")
-    if kind.startswith("sync"):
-        transport = GrpcTransport(targets=server.grpc) if kind == "sync grpc" else None
-        url = None if transport else server.url
+    person = await stage.site.new_person("Ann")
+    if stage.kind.startswith("sync"):
+        transport = GrpcTransport(targets=stage.target.grpc) if stage.kind == "sync grpc" else None
+        url = None if transport else stage.site.url
         sync = await asyncio.to_thread(lambda: TaskMan(url, person.token, transport=transport))
         yield Twin(sync), person
         await asyncio.to_thread(sync.close)
         return
-    async with opened(kind, server, application, person) as found:
+    async with stage.opened(person) as found:
         yield found, person
 
 
@@ -147,13 +168,11 @@ async def test_a_working_day(client: tuple[Any, Person]) -> None:
     assert (await taskman.tasks.restore(task.id)).delete_time is None
 
 
-@pytest.mark.parametrize("kind", ["http", "grpc", "local"])
-async def test_a_client_signs_in_and_stays_signed_in(
-    kind: str, server: ServerProcess, application: Application, rest: Site, local: Site
-) -> None:
+@pytest.mark.parametrize("kind", ["http", "grpc", "local", "cluster http", "cluster grpc"])
+async def test_a_client_signs_in_and_stays_signed_in(stage: Stage) -> None:
     """SDK-6, AUTHN-2: the tokens of a login are used and traded in without a word."""
-    person = await (local if kind == "local" else rest).new_person("Ann")
-    async with opened(kind, server, application, None) as taskman:
+    person = await stage.site.new_person("Ann")
+    async with stage.opened(None) as taskman:
         error = await refusal(taskman.users.get_me())
         assert error[:2] == (UnauthenticatedError.__name__, "TOKEN_MISSING")
         await taskman.auth.login(email=person.email, password=PASSWORD)
@@ -166,13 +185,11 @@ async def test_a_client_signs_in_and_stays_signed_in(
         assert (await refusal(taskman.users.get_me()))[0] == UnauthenticatedError.__name__
 
 
-@pytest.mark.parametrize("kind", ["http", "grpc", "local"])
-async def test_a_call_keeps_its_idempotency_key(
-    kind: str, server: ServerProcess, application: Application, rest: Site, local: Site
-) -> None:
+@pytest.mark.parametrize("kind", ["http", "grpc", "local", "cluster http", "cluster grpc"])
+async def test_a_call_keeps_its_idempotency_key(stage: Stage) -> None:
     """SDK-3, GATE-5: given by hand, twice: one effect."""
-    person = await (local if kind == "local" else rest).new_person("Ann")
-    async with opened(kind, server, application, person) as taskman:
+    person = await stage.site.new_person("Ann")
+    async with stage.opened(person) as taskman:
         project = await taskman.projects.create(key=project_key(), display_name="x")
         key = unique("sdk-")
         first = await taskman.tasks.create(project=project.id, title="once", idempotency_key=key)

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 from joserfc import jwt
@@ -20,7 +21,7 @@ from joserfc.jwk import OKPKey
 from taskman_sdk import contract
 from taskman_sdk.errors import PermissionDeniedError, UnauthenticatedError
 from tests.contract.samples import ROUTED, request_for
-from tests.contract.servers import ServerProcess
+from tests.contract.servers import ClusterProcess, ServerProcess
 from tests.contract.wires import RestWire, problem_error
 from tests.contract.world import Person, Site, project_key
 
@@ -54,12 +55,27 @@ class Forge:
         return f"{content}.{encoded(hmac.digest(secret, content.encode(), 'sha256'))}"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def forge(server: ServerProcess, rest: Site) -> Forge:
-    """Made with the private key out of the server's own database."""
-    ann = await rest.person("Ann")
+_KEY = "SELECT private_key FROM signing_keys WHERE retire_time IS NULL"
+
+
+async def _stored_key(request: pytest.FixtureRequest, shape: str) -> Any:
+    if shape.startswith("cluster"):
+        cluster: ClusterProcess = request.getfixturevalue("cluster")
+        connection = await asyncpg.connect(cluster.settings["database_url"].replace("{service}", "authentication"))
+        try:
+            return await connection.fetchval(_KEY)
+        finally:
+            await connection.close()
+    server: ServerProcess = request.getfixturevalue("server")
     with closing(sqlite3.connect(f"file:{server.folder}/data/authentication.db?mode=ro", uri=True)) as database:
-        (stored,) = database.execute("SELECT private_key FROM signing_keys WHERE retire_time IS NULL").fetchone()
+        return database.execute(_KEY).fetchone()[0]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def forge(request: pytest.FixtureRequest, remote: Site) -> Forge:
+    """Made with the private key out of the server's own database."""
+    ann = await remote.person("Ann")
+    stored = await _stored_key(request, request.node.callspec.params["remote"])
     header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in ann.token.split(".")[:2])
     return Forge(OKPKey.import_key(json.loads(stored)), header, claims)
 
