@@ -39,11 +39,11 @@ def main() -> int:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
     except OSError as error:
-        print(f"127.0.0.1:{port}/healthz does not answer: {error}")
+        sys.stdout.write(f"127.0.0.1:{port}/healthz does not answer: {error}\n")
         return 1
     finally:
         connection.close()
-    print(f"127.0.0.1:{port}/healthz answered {status}")
+    sys.stdout.write(f"127.0.0.1:{port}/healthz answered {status}\n")
     return 0 if status == 200 else 1
 
 

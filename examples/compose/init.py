@@ -50,7 +50,7 @@ def redis_users(passwords: dict[str, str]) -> str:
 
 
 def rabbitmq_definitions(passwords: dict[str, str]) -> str:
-    """RabbitMQ's virtual host and users: each may make and use the shared exchanges and its own queues.
+    """RabbitMQ's virtual host and a user for each service, who may use the exchanges and queues of services alone.
 
     Exchanges, queues and bindings are declared by the processes themselves.
     """
@@ -59,12 +59,11 @@ def rabbitmq_definitions(passwords: dict[str, str]) -> str:
          "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": [], "limits": {}}
         for name in SERVICES
     ]  # fmt: skip
-    permissions = []
-    for name in SERVICES:
-        own = rf"taskman\.[a-z]+|{name}\..+|amq\.gen-.+"
-        # Dead letters go through the default exchange; to write there reaches queues, to read is not possible.
-        rights = {"configure": f"^({own})$", "write": rf"^({own}|amq\.default)$", "read": f"^({own})$"}
-        permissions.append({"user": name, "vhost": "taskman", **rights})
+    # Each process declares the queues of all, so that no event is lost to a service that has never run; to declare one
+    # with dead letters takes the right to read it. Those go through the default exchange, which is only written to.
+    own = rf"taskman\.[a-z]+|({'|'.join(SERVICES)})\..+|amq\.gen-.+"
+    rights = {"configure": f"^({own})$", "write": rf"^({own}|amq\.default)$", "read": f"^({own})$"}
+    permissions = [{"user": name, "vhost": "taskman", **rights} for name in SERVICES]
     definitions = {"vhosts": [{"name": "taskman"}], "users": users, "permissions": permissions}
     return json.dumps(definitions, indent=2) + "\n"
 
@@ -155,7 +154,8 @@ def main() -> int:
     parser.add_argument("--rotate", action="store_true", help="new passwords, all of them")
     arguments = parser.parse_args()
     new = make(arguments.folder, rotate=arguments.rotate)
-    print(f"{len(new)} new passwords in {arguments.folder}" if new else f"{arguments.folder} is complete")
+    done = f"{len(new)} new passwords in {arguments.folder}" if new else f"{arguments.folder} is complete"
+    sys.stdout.write(done + "\n")
     return 0
 
 

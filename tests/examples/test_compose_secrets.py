@@ -18,7 +18,7 @@ from types import ModuleType
 import aio_pika
 import asyncpg
 import pytest
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ProbableAuthenticationError
 from redis import Redis as RedisClient
 from redis.exceptions import AuthenticationError, NoPermissionError
 
@@ -284,35 +284,35 @@ async def test_redis_lets_each_process_at_its_own_keys_alone(made: Path, tmp_pat
             health.get("taskman:tasks:a")
 
 
-async def test_rabbitmq_lets_each_service_at_its_own_queues_alone(made: Path, rabbitmq: RabbitMQ) -> None:
-    """OPS-4: our broker declares, publishes and consumes with the rights of its service; another's queue is closed."""
-    definitions = made / "rabbitmq.json"
-    text = definitions.read_text(encoding="utf-8")
-    quoted = json.dumps(text)  # an Erlang string has the same escapes
+async def test_rabbitmq_knows_each_service_and_lets_it_do_what_services_do(made: Path, rabbitmq: RabbitMQ) -> None:
+    """OPS-4: our broker declares and listens as its service; nothing else can be made, and no stranger enters."""
+    quoted = json.dumps((made / "rabbitmq.json").read_text(encoding="utf-8"))  # Erlang's strings have the same escapes
     rabbitmq._control.ask(f"rabbit_definitions:import_raw(unicode:characters_to_binary({quoted}))")
-    urls = {
-        name: str(toml(made, name)["broker_url"]).replace("rabbitmq:5672", f"127.0.0.1:{rabbitmq.port}")
-        for name in ("tasks", "users")
-    }
-    broker = await RabbitBroker.open(urls["tasks"])
+    url = str(toml(made, "tasks")["broker_url"]).replace("rabbitmq:5672", f"127.0.0.1:{rabbitmq.port}")
+    broker = await RabbitBroker.open(url)
     try:
-        await broker.declare("tasks.user", ["user.*"])
-        assert "tasks.user" in await broker.stats_of(["tasks.user"])
+        # Each process declares the queues of all.
+        for queue in ("tasks.user", "audit.events"):
+            await broker.declare(queue, ["user.*"])
+        assert set(await broker.stats_of(["tasks.user", "audit.events"])) == {"tasks.user", "audit.events"}
         await broker.purge("tasks.user")
     finally:
         await broker.close()
-    stranger = await aio_pika.connect(urls["users"])
+    connection = await aio_pika.connect(url)
     try:
-        channel = await stranger.channel()
-        queue = await channel.get_queue("tasks.user", ensure=False)
+        for name in ("other", "taskman.tasks.own"):
+            channel = await connection.channel()
+            with pytest.raises(ChannelAccessRefused):
+                await channel.declare_queue(name, durable=True)
+        channel = await connection.channel()
         with pytest.raises(ChannelAccessRefused):
-            await queue.get(fail=False)
-        channel = await stranger.channel()
-        with pytest.raises(ChannelAccessRefused):
-            await channel.declare_queue("tasks.other", durable=True)
+            await channel.declare_exchange("other", "topic")
     finally:
-        await stranger.close()
-        rabbitmq.drop("amqp://x/taskman")
+        await connection.close()
+    stranger = url.replace(passwords(made)["rabbitmq/tasks"], passwords(made)["rabbitmq/iam"])
+    with pytest.raises(ProbableAuthenticationError):
+        await aio_pika.connect(stranger)
+    rabbitmq.drop("amqp://x/taskman")
 
 
 def test_the_vault_holds_what_the_files_hold(made: Path, tmp_path: Path) -> None:
