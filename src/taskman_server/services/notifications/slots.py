@@ -14,7 +14,7 @@ _REMEMBERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many deliveries of a channel are under way at once.
+    """How many deliveries of a channel one process has under way at once; several processes have so many each.
 
     Attributes:
         channel: `email` or `webhook`.
