@@ -351,6 +351,7 @@ def _clients(url: str) -> tuple[Any, Any]:
     common: dict[str, Any] = {
         "socket_timeout": None,  # ours is around all of it
         "socket_connect_timeout": PROBE_SECONDS,
+        "socket_keepalive": True,
         "protocol": 2,
     }
     try:
