@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from taskman_sdk import contract
 from taskman_server.kit.redis import Redis
+from tests.contract.probe import probe_service
 from tests.parts.proxy import TcpProxy
 from tests.parts.redis import RedisServer
 
@@ -32,3 +34,9 @@ async def connect(network: TcpProxy) -> AsyncIterator[Connect]:
             return redis
 
         yield open_
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> contract.Service:
+    """The contract of the probe."""
+    return probe_service(tmp_path_factory.mktemp("probe"))

@@ -17,7 +17,7 @@ from taskman_server.kit.ids import new_id
 from taskman_server.kit.redis import Redis
 from taskman_server.kit.rpc import CallOptions, Pipeline
 from taskman_server.kit.rpc import idempotency as module
-from tests.contract.probe import Probe, probe_service, running_probe
+from tests.contract.probe import Probe, running_probe
 from tests.parts.proxy import TcpProxy
 from tests.store.databases import Databases
 from tests.store.iam.harness import House, open_house
@@ -123,11 +123,6 @@ class Processes:
         except AbortedError as error:
             return error.reason == "IDEMPOTENCY_KEY_IN_FLIGHT"
         return False
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> contract.Service:
-    return probe_service(tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture
