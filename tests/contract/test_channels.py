@@ -102,7 +102,7 @@ async def line(request: pytest.FixtureRequest, service: contract.Service, tmp_pa
         if request.param == "edge":
             assert peer is not None
             channels = Channels({"probe": peer})
-            edge = GrpcServer([service], Forwarder(channels, probe.runtime.authenticator))
+            edge = GrpcServer([service], Forwarder(channels, probe.runtime.authenticator, probe.runtime.telemetry))
             address = f"127.0.0.1:{await edge.start('127.0.0.1', 0)}"
             stack.push_async_callback(edge.stop, 0)
             peer = None

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 import taskman_server
 from taskman_sdk import AsyncTaskMan, contract
@@ -25,10 +26,16 @@ from taskman_server.kit.rpc import Channels, GrpcChannel
 from taskman_server.kit.rpc.channel import CallOptions
 from taskman_server.kit.rpc.edge import Forwarder
 from taskman_server.kit.rpc.server import GrpcServer
+from taskman_server.kit.telemetry import Telemetry
 from taskman_server.settings import RateLimit
 
 EMAIL, PASSWORD = "admin@example.com", "a-long-enough-badger"
 """Of the administrator."""
+
+
+def forwarder(channels: Channels, authenticator: Authenticator) -> Forwarder:
+    """What stands behind the edge's port."""
+    return Forwarder(channels, authenticator, Telemetry("gateway", CollectorRegistry()))
 
 
 @dataclass(slots=True)
@@ -55,7 +62,7 @@ async def house() -> AsyncIterator[Application]:
 async def edge(house: Application) -> AsyncIterator[Edge]:
     authenticator = Authenticator(house.channels, "gateway", SystemClock())
     services = list(contract.services().values())
-    server = GrpcServer(services, Forwarder(house.channels, authenticator), connection_age=300)
+    server = GrpcServer(services, forwarder(house.channels, authenticator), connection_age=300)
     yield Edge(f"127.0.0.1:{await server.start('127.0.0.1', 0)}", server)
     await server.stop(0)
 
@@ -91,7 +98,7 @@ async def test_a_service_that_is_not_there_is_named(house: Application) -> None:
     """GATE-1: UNAVAILABLE with the request's id."""
     server = GrpcServer(
         list(contract.services().values()),
-        Forwarder(Channels({}), Authenticator(house.channels, "gateway", SystemClock())),
+        forwarder(Channels({}), Authenticator(house.channels, "gateway", SystemClock())),
     )
     channel = GrpcChannel(f"127.0.0.1:{await server.start('127.0.0.1', 0)}")
     method = contract.method("TaskService.GetTask")
@@ -108,7 +115,7 @@ async def test_the_limit_of_the_gateway_holds(house: Application) -> None:
     limiter = Limiter(RateLimit(requests=3, seconds=3600), time.monotonic)
     services = list(contract.services().values())
     server = GrpcServer(
-        services, Forwarder(house.channels, authenticator), authenticator=authenticator, limiter=limiter
+        services, forwarder(house.channels, authenticator), authenticator=authenticator, limiter=limiter
     )
     channel = GrpcChannel(f"127.0.0.1:{await server.start('127.0.0.1', 0)}")
     method = contract.method("AuthenticationService.GetJwks")
@@ -122,8 +129,8 @@ async def test_the_limit_of_the_gateway_holds(house: Application) -> None:
 
 async def test_connections_that_grow_old_fail_no_call_of_a_client(house: Application) -> None:
     """SDK-3: the port replaces its connections, and a client that does not try again does not notice."""
-    forwarder = Forwarder(house.channels, Authenticator(house.channels, "gateway", SystemClock()))
-    server = GrpcServer(list(contract.services().values()), forwarder, connection_age=0.03)
+    passing = forwarder(house.channels, Authenticator(house.channels, "gateway", SystemClock()))
+    server = GrpcServer(list(contract.services().values()), passing, connection_age=0.03)
     transport = GrpcTransport(f"grpc://127.0.0.1:{await server.start('127.0.0.1', 0)}?ports=one")
     method = contract.method("AuthenticationService.GetJwks")
     end = time.monotonic() + 1.5

@@ -66,13 +66,13 @@ def run(service: str, config: Path | None, **flags: Any) -> None:
 
 
 async def _service(settings: Settings, name: str, ops: socket.socket | None) -> None:
-    from taskman_server.app.cluster import run_service
+    from taskman_server.app.service import run_service
 
     await run_service(settings, name, stopping(), ops)
 
 
 async def _gateway(settings: Settings, listener: socket.socket) -> None:
-    from taskman_server.app.cluster import run_gateway
+    from taskman_server.app.edge import run_gateway
 
     def say() -> None:
         lines = [f"TaskMan is up at {settings.public_url}  (API reference: {settings.public_url}/docs)"]

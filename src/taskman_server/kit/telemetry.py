@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 from opentelemetry import trace
@@ -18,9 +18,6 @@ from prometheus_client.registry import Collector
 
 from taskman_sdk import contract
 from taskman_sdk.errors import TaskManError
-
-if TYPE_CHECKING:
-    from taskman_server.kit.rpc.call import Call
 
 __all__ = ["CacheUse", "RpcSpan", "Telemetry"]
 
@@ -36,6 +33,15 @@ class CacheUse:
     def __init__(self) -> None:
         self.hits = 0
         self.misses = 0
+
+
+class Answered(Protocol):
+    """A call that is answered, or passed on."""
+
+    traceparent: str
+
+    @property
+    def request_id(self) -> str: ...
 
 
 class RpcSpan:
@@ -74,8 +80,8 @@ class Telemetry:
         self._queries: dict[str, Any] = {}
 
     @contextmanager
-    def rpc(self, method: contract.Method, call: Call) -> Iterator[RpcSpan]:
-        """Around the answering of one call: RED metrics, and a span where tracing is on."""
+    def rpc(self, method: contract.Method, call: Answered) -> Iterator[RpcSpan]:
+        """Around the answering of one call: RED metrics, and a span where tracing is on, which the call carries on."""
         started = time.perf_counter()
         if self._tracer is None:
             observed = RpcSpan(None)
@@ -177,6 +183,19 @@ class Telemetry:
         """What this process stands on, as `/readyz` has it: `ok`, or what is wrong."""
         for name, state in states.items():
             self._metrics.dependencies.labels(self.service, name).set(float(state == "ok"))
+
+    def peer(self, what: str, service: str) -> None:
+        """Notes that a call to a peer had to be made again (`retry`), was held back by the breaker (`refused`), or
+        reached nobody (`unreachable`)."""
+        self._metrics.peers.labels(self.service, service, what).inc()
+
+    def certificate(self, expires: Callable[[], float]) -> None:
+        """When this process's certificate ends, in seconds since 1970, looked at when the metrics are read."""
+        self._metrics.certificate.labels(self.service).set_function(expires)
+
+    def messages(self, what: str, queue: str, number: int) -> None:
+        """Counts messages `published`, `confirmed`, `returned` (of no queue), `delivered`, `retried`, `dead`."""
+        self._metrics.messages.labels(self.service, queue, what).inc(number)
 
     def backlog(self, events: int, oldest_seconds: float) -> None:
         """How many events wait in the outbox, and for how long the oldest."""
@@ -330,6 +349,18 @@ class _Metrics:
         )
         self.dependencies = Gauge(
             "taskman_dependency_up", "Whether what the process needs answers.", ["service", "dependency"],
+            registry=registry,
+        )  # fmt: skip
+        self.peers = Counter(
+            "taskman_peer_faults", "Calls to peers that did not go through at once.", ["service", "peer", "what"],
+            registry=registry,
+        )  # fmt: skip
+        self.messages = Counter(
+            "taskman_broker_messages", "Messages to and from the broker.", ["service", "queue", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.certificate = Gauge(
+            "taskman_certificate_expires_seconds", "When the certificate ends, since 1970.", ["service"],
             registry=registry,
         )  # fmt: skip
         self.backlog = Gauge(

@@ -13,13 +13,15 @@ from taskman_sdk.errors import PermissionDeniedError, TaskManError, Unauthentica
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.ids import request_id_of
 from taskman_server.kit.rpc.channel import CallOptions, Channel
+from taskman_server.kit.telemetry import Telemetry
 
 __all__ = ["Forwarder"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asking:
     request_id: str
+    traceparent: str = ""
 
 
 class Forwarder:
@@ -29,46 +31,55 @@ class Forwarder:
     else its metadata claims was dropped by the server, and the service checks the token again (GATE-2).
     """
 
-    def __init__(self, channels: Channel, authenticator: Authenticator, *, request_timeout: float = 30.0) -> None:
+    def __init__(
+        self, channels: Channel, authenticator: Authenticator, telemetry: Telemetry, *, request_timeout: float = 30.0
+    ) -> None:
         """Args:
         channels: to the services.
         authenticator: tells a bad token from a call that no token opens.
+        telemetry: measures and traces the calls.
         request_timeout: seconds for a call whose client names no deadline.
         """
         self._channels = channels
         self._authenticator = authenticator
+        self._telemetry = telemetry
         self._request_timeout = request_timeout
 
     async def unary(self, method: Method, request: codec.Message[Any], options: CallOptions) -> codec.Message[Any]:
         """See `Answering.unary`."""
-        passed = self._passed(options)
-        try:
-            await self._admit(method, passed)
-            return await self._channels.unary(method, request, passed)
-        except TaskManError as error:
-            error.request_id = error.request_id or passed.metadata["x-request-id"]
-            raise
+        asking = _asking(options)
+        with self._telemetry.rpc(method, asking) as span:
+            try:
+                passed = self._passed(options, asking)
+                await self._admit(method, passed)
+                return await self._channels.unary(method, request, passed)
+            except TaskManError as error:
+                error.request_id = error.request_id or asking.request_id
+                raise span.failed(error) from error.__cause__
 
     async def stream(
         self, method: Method, request: codec.Message[Any], options: CallOptions
     ) -> AsyncIterator[codec.Message[Any]]:
         """See `Answering.stream`."""
-        passed = self._passed(options)
-        try:
-            await self._admit(method, passed)
-            answers = cast("AsyncGenerator[codec.Message[Any]]", self._channels.stream(method, request, passed))
-            async with aclosing(answers) as open_answers:
-                async for answer in open_answers:
-                    yield answer
-        except TaskManError as error:
-            error.request_id = error.request_id or passed.metadata["x-request-id"]
-            raise
+        asking = _asking(options)
+        with self._telemetry.rpc(method, asking) as span:
+            try:
+                passed = self._passed(options, asking)
+                await self._admit(method, passed)
+                answers = cast("AsyncGenerator[codec.Message[Any]]", self._channels.stream(method, request, passed))
+                async with aclosing(answers) as open_answers:
+                    async for answer in open_answers:
+                        yield answer
+            except TaskManError as error:
+                error.request_id = error.request_id or asking.request_id
+                raise span.failed(error) from error.__cause__
 
-    def _passed(self, options: CallOptions) -> CallOptions:
+    def _passed(self, options: CallOptions, asking: _Asking) -> CallOptions:
         """The call as it goes on: as the client's, whoever it is; the trailers come back in the same place."""
-        request_id = request_id_of(options.metadata.get("x-request-id", ""))
-        options.trailers["x-request-id"] = request_id
-        metadata = {**options.metadata, "x-request-id": request_id}
+        options.trailers["x-request-id"] = asking.request_id
+        metadata = {**options.metadata, "x-request-id": asking.request_id}
+        if asking.traceparent:
+            metadata["traceparent"] = asking.traceparent
         timeout = options.timeout if options.timeout is not None else self._request_timeout
         return CallOptions(metadata, timeout, None, options.origin, options.trailers)
 
@@ -83,3 +94,8 @@ class Forwarder:
         raise PermissionDeniedError(
             f"{method.operation_id} is for the services of this deployment alone.", reason="INTERNAL_METHOD"
         )
+
+
+def _asking(options: CallOptions) -> _Asking:
+    metadata = options.metadata
+    return _Asking(request_id_of(metadata.get("x-request-id", "")), metadata.get("traceparent", ""))
