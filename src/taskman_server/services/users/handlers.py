@@ -187,14 +187,12 @@ class UserHandlers:
     async def _provisioned(
         self, email: str, registration: str | None, tx: Transaction | None = None
     ) -> ProvisionUserResponse | None:
-        if registration is not None:
-            row = await self._store.by_registration(registration, tx)
-            if row is not None and row.email == email:
-                return ProvisionUserResponse(user=user_of(row), created=True, organization=row.organization)
+        # One read: between two, another process could make the user.
         row = await self._store.by_email(email, tx)
         if row is None:
             return None
-        return ProvisionUserResponse(user=user_of(row), created=False, organization=row.organization)
+        made = registration is not None and row.registration == registration
+        return ProvisionUserResponse(user=user_of(row), created=made, organization=row.organization)
 
     def _landing(self) -> str:
         return new_id("org") if self._runtime.settings.signup == "organization" else DEFAULT_ORGANIZATION

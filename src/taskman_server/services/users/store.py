@@ -73,9 +73,8 @@ _GET = Statement(select(USERS).where(_C.organization == bindparam("organization"
 _GET_LOCKED = Statement(
     select(USERS).where(_C.organization == bindparam("organization"), _C.id == bindparam("id")).with_for_update()
 )
-# The two that look across organizations: an address is unique everywhere, a registration has no organization yet.
+# The one that looks across organizations: an address is unique everywhere.
 _BY_EMAIL = Statement(select(USERS).where(_C.email == bindparam("email")))
-_BY_REGISTRATION = Statement(select(USERS).where(_C.registration == bindparam("registration")))
 _INSERT = Statement(insert(USERS))
 _UPDATE = Statement(
     update(USERS)
@@ -113,10 +112,6 @@ class UserStore:
     async def by_email(self, email: str, tx: Transaction | None = None) -> Row | None:
         """The user of an address in its normal form, in whatever organization."""
         return await (tx or self.db).fetch_one(_BY_EMAIL, email=email)
-
-    async def by_registration(self, registration: str, tx: Transaction | None = None) -> Row | None:
-        """The user that a sign-up made."""
-        return await (tx or self.db).fetch_one(_BY_REGISTRATION, registration=registration)
 
     async def insert(
         self,
