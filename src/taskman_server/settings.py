@@ -162,6 +162,11 @@ class Settings(BaseModel):
     trusted_proxies: tuple[str, ...] = Field(
         (), description="Networks whose `X-Forwarded-For` is believed, for example `10.0.0.0/8`."
     )
+    audit_retention_security_days: int = Field(
+        2557, ge=0, description="How long sign-ins, rights, refusals and reads of the log stay in it; 0: for ever."
+    )
+    audit_retention_activity_days: int = Field(400, ge=0, description="How long all else stays in it; 0: for ever.")
+    audit_legal_hold: tuple[str, ...] = Field((), description="Organizations whose audit log is kept whole; `*`: all.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="`auto`: text on a terminal, else JSON.")
     otlp_endpoint: str = Field(
@@ -190,13 +195,13 @@ class Settings(BaseModel):
                 raise ValueError("must be `smtp://host:port` or `smtps://host:port`, with user and password if needed")
         return value
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "audit_legal_hold", mode="before")
     @classmethod
-    def _parse_networks(cls, value: Any) -> Any:
-        networks = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        for network in networks:
+    def _parse_list(cls, value: Any, info: ValidationInfo) -> Any:
+        parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        for network in parts if info.field_name == "trusted_proxies" else ():
             ipaddress.ip_network(network)
-        return tuple(networks)
+        return tuple(parts)
 
     @field_validator("database_urls", "peer_addresses")
     @classmethod

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from taskman_sdk.models._base import Model
 
 if TYPE_CHECKING:
-    from taskman_sdk.models.audit import AuditEvent, AuditTarget, ListEventsResponse, VerifyEventsResponse
+    from taskman_sdk.models.audit import (
+        AuditEvent,
+        AuditTarget,
+        ListEventsResponse,
+        MetricBucket,
+        MetricGroup,
+        QueryMetricsResponse,
+        VerifyEventsResponse,
+    )
     from taskman_sdk.models.authentication import (
         ChangePasswordResponse,
         Jwk,
@@ -90,6 +98,8 @@ __all__ = [
     "ListUsersResponse",
     "ListWebhooksResponse",
     "LogoutResponse",
+    "MetricBucket",
+    "MetricGroup",
     "Model",
     "Notification",
     "Permission",
@@ -98,6 +108,7 @@ __all__ = [
     "Policy",
     "Project",
     "ProjectMember",
+    "QueryMetricsResponse",
     "RegisterResponse",
     "RequestPasswordResetResponse",
     "ResetPasswordResponse",
@@ -141,6 +152,8 @@ _AREAS = {
     "ListUsersResponse": "user",
     "ListWebhooksResponse": "notification",
     "LogoutResponse": "authentication",
+    "MetricBucket": "audit",
+    "MetricGroup": "audit",
     "Notification": "notification",
     "Permission": "iam",
     "PlanKind": "authorization",
@@ -148,6 +161,7 @@ _AREAS = {
     "Policy": "iam",
     "Project": "task",
     "ProjectMember": "task",
+    "QueryMetricsResponse": "audit",
     "RegisterResponse": "authentication",
     "RequestPasswordResetResponse": "authentication",
     "ResetPasswordResponse": "authentication",

@@ -14,6 +14,9 @@ __all__ = [
     "AuditEvent",
     "AuditTarget",
     "ListEventsResponse",
+    "MetricBucket",
+    "MetricGroup",
+    "QueryMetricsResponse",
     "VerifyEventsResponse",
 ]
 
@@ -76,19 +79,79 @@ class ListEventsResponse(Model):
     next_page_token: str = Field(default="", description="Empty on the last page.")
 
 
+class MetricGroup(Model):
+    """A part of a bucket.
+
+    Attributes:
+        key: The type, actor or result that is counted; empty for all that `other` stands for.
+        count: How many records.
+        rate: `count` for each second of the bucket.
+        other: Everything beyond the 50 keys that have most records in the range.
+    """
+
+    key: str = Field(
+        default="", description="The type, actor or result that is counted; empty for all that `other` stands for."
+    )
+    count: int = Field(default=0, description="How many records.")
+    rate: float = Field(default=0.0, description="`count` for each second of the bucket.")
+    other: bool = Field(default=False, description="Everything beyond the 50 keys that have most records in the range.")
+
+
+class MetricBucket(Model):
+    """What happened in a span of time.
+
+    Attributes:
+        start_time: Its begin.
+        end_time: Its end, itself not in it.
+        count: How many records.
+        rate: `count` for each second of the bucket.
+        groups: The same for each group that has a record in the bucket, by key; none without `group_by`.
+    """
+
+    start_time: datetime | None = Field(default=None, description="Its begin.")
+    end_time: datetime | None = Field(default=None, description="Its end, itself not in it.")
+    count: int = Field(default=0, description="How many records.")
+    rate: float = Field(default=0.0, description="`count` for each second of the bucket.")
+    groups: list[MetricGroup] = Field(
+        default_factory=list,
+        description="The same for each group that has a record in the bucket, by key; none without `group_by`.",
+    )
+
+
+class QueryMetricsResponse(Model):
+    """The counts.
+
+    Attributes:
+        buckets: All buckets of the range, oldest first, those without a record too.
+        count: How many records were counted in all.
+    """
+
+    buckets: list[MetricBucket] = Field(
+        default_factory=list, description="All buckets of the range, oldest first, those without a record too."
+    )
+    count: int = Field(default=0, description="How many records were counted in all.")
+
+
 class VerifyEventsResponse(Model):
     """What the walk found.
 
     Attributes:
         valid: True when every record is where and as it was written.
-        verified_count: How many records were walked.
+        verified_count: How many records were walked; without those that were removed.
         head: The hash of the newest record, to keep elsewhere.
         first_invalid_sequence: The sequence of the first bad record; 0 when valid.
         problem: What is wrong with it, in words.
+        expired_count: How many records of the chain are no longer kept, as records of type `audit.expired` say
+            (AUDIT-6).
     """
 
     valid: bool = Field(default=False, description="True when every record is where and as it was written.")
-    verified_count: int = Field(default=0, description="How many records were walked.")
+    verified_count: int = Field(default=0, description="How many records were walked; without those that were removed.")
     head: str = Field(default="", description="The hash of the newest record, to keep elsewhere.")
     first_invalid_sequence: int = Field(default=0, description="The sequence of the first bad record; 0 when valid.")
     problem: str = Field(default="", description="What is wrong with it, in words.")
+    expired_count: int = Field(
+        default=0,
+        description="How many records of the chain are no longer kept, as records of type `audit.expired` say "
+        "(AUDIT-6).",
+    )

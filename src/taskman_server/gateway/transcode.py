@@ -24,6 +24,7 @@ from taskman_sdk.errors import FieldViolation, InvalidArgumentError
 __all__ = ["Transcoder"]
 
 _MASK: Final = "google.protobuf.FieldMask"
+_TIMESTAMP: Final = "google.protobuf.Timestamp"
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False, "": True}
 
 
@@ -57,6 +58,13 @@ def _string(name: str, text: str) -> str:
     return text
 
 
+def _timestamp(name: str, text: str) -> codec.Timestamp:
+    try:
+        return codec.from_value(codec.Timestamp, text)
+    except ValueError:
+        _refuse(name, f"must be a time like 2030-01-31T09:00:00Z, not {text[:50]!r}")
+
+
 _SCALARS: Final[Mapping[ScalarType, Callable[[str, str], Any]]] = {
     ScalarType.STRING: _string,
     ScalarType.BOOL: _boolean,
@@ -80,6 +88,8 @@ class _QueryField:
             self.put = _SCALARS[value.scalar]
         elif isinstance(value, DescFieldValueMessage) and value.message.type_name == _MASK:
             self.put = lambda _, text: codec.FieldMask(paths=[p.strip() for p in text.split(",") if p.strip()])
+        elif isinstance(value, DescFieldValueMessage) and value.message.type_name == _TIMESTAMP:
+            self.put = _timestamp
         else:
             raise TypeError(f"{field.name}: a query parameter of this type has no form")
 
@@ -88,7 +98,7 @@ def _simple(field: DescField) -> bool:
     value = field.value
     if isinstance(value, DescFieldValueEnum):
         return False
-    return not isinstance(value, DescFieldValueMessage) or value.message.type_name == _MASK
+    return not isinstance(value, DescFieldValueMessage) or value.message.type_name in (_MASK, _TIMESTAMP)
 
 
 def _names(desc: DescMessage) -> set[str]:

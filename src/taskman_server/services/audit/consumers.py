@@ -6,10 +6,11 @@ from typing import Final
 
 from taskman_sdk import contract
 from taskman_server.kit.db import Transaction
-from taskman_server.kit.outbox import Event, Subscription
+from taskman_server.kit.outbox import Event, RejectEvent, Subscription
 from taskman_server.kit.rpc.runtime import Runtime
+from taskman_server.services.audit.retention import EXPIRED
 from taskman_server.services.audit.rules import draft_of
-from taskman_server.services.audit.store import AuditStore
+from taskman_server.services.audit.stores import store_of
 
 __all__ = ["HEARS", "QUEUE", "AuditConsumers"]
 
@@ -22,7 +23,7 @@ class AuditConsumers:
     """Events to records."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._store = AuditStore(runtime.db)
+        self._store = store_of(runtime.db)
         self._clock = runtime.clock
         self._secret = contract.secret_fields()
 
@@ -31,5 +32,11 @@ class AuditConsumers:
         return [Subscription(QUEUE, HEARS[QUEUE], self.record)]
 
     async def record(self, event: Event, tx: Transaction) -> None:
-        """Appends the event to the chain of its organization; of no organization, to the system's chain (``)."""
+        """Appends the event to the chain of its organization; of no organization, to the system's chain (``).
+
+        Raises:
+            RejectEvent: it says that records were removed, which only this service writes, and never publishes.
+        """
+        if event.name == EXPIRED:
+            raise RejectEvent(f"{EXPIRED} is no event that anybody publishes: it would make a deletion look allowed")
         await self._store.append(tx, draft_of(event, self._secret), self._clock.now())

@@ -16,10 +16,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final
 
 from taskman_server.kit.events import Event
 from taskman_server.kit.ids import is_id
+from taskman_server.services.audit.retention import Span
 
 __all__ = [
     "GENESIS", "REDACTED", "Draft", "Head", "Problem", "Record", "canonical", "check_end", "check_page", "draft_of",
@@ -174,11 +176,23 @@ def _hash(record: Record) -> str:
     return hashlib.sha256(_DOMAIN + text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def check_page(head: Head, records: Iterable[Record]) -> tuple[Head, Problem | None]:
+def check_page(
+    head: Head, records: Iterable[Record], removed: Mapping[int, Span] = MappingProxyType({})
+) -> tuple[Head, Problem | None]:
     """Checks records that should follow `head`, in the order of their sequence: how far they are good, and what the
-    first bad one's problem is."""
+    first bad one's problem is. `removed`: the spans that need not be there, by their first sequence."""
     for record in records:
+        while head.sequence + 1 < record.sequence and (span := removed.get(head.sequence + 1)) is not None:
+            if span.previous != head.hash:
+                return head, Problem(
+                    span.first,
+                    f"records {span.first} to {span.last} were removed when their time was up, but did not follow "
+                    f"record {head.sequence} as it is now: that one was made anew, or one that was written down",
+                )
+            head = Head(span.last, span.hash)
         place = head.sequence + 1
+        if record.sequence < place:
+            return head, Problem(record.sequence, f"record {record.sequence} was removed, and something is put there")
         if record.sequence != place:
             return head, Problem(place, f"record {place} was deleted: after {head.sequence} comes {record.sequence}")
         if _hash(record) != record.hash:

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
+from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's compiler takes it too
 
-from taskman_server.kit.db import Database, Row, Statement, Transaction, UtcTimestamp
+from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction, UtcTimestamp
 from taskman_server.kit.outbox import add_event_tables
-from taskman_server.services.audit.rules import Draft, Head, Record, seal
+from taskman_server.services.audit.retention import CATEGORY_SQL, EXPIRED, KEPT, Span, spans_of
+from taskman_server.services.audit.rules import GENESIS, Draft, Head, Record, seal
 
-__all__ = ["CHAINS", "METADATA", "POLICY_COLUMNS", "RECORDS", "AuditStore", "record_of"]
+__all__ = ["CHAINS", "METADATA", "POLICY_COLUMNS", "RECORDS", "RECORD_NAMES", "AuditStore", "is_of", "record_of"]
 
 METADATA: Final = sa.MetaData()
 add_event_tables(METADATA)
@@ -61,14 +63,26 @@ POLICY_COLUMNS: Final[Mapping[str, sa.ColumnElement[Any]]] = {
     "resource.target_id": RECORDS.c.target_id,
 }
 
-_RECORD_NAMES: Final = tuple(Record.__dataclass_fields__)
+RECORD_NAMES: Final = tuple(Record.__dataclass_fields__)
+"""The columns of a record."""
+
+
+def is_of(category: str) -> sa.ColumnElement[bool]:
+    """Whether a record is of a category, said as PostgreSQL's partitions are, so that it looks into no other."""
+    return sa.literal_column(f"({CATEGORY_SQL})") == sa.literal_column(f"'{category}'")
+
+
 _HEAD = Statement(sa.select(CHAINS.c.sequence, CHAINS.c.hash).where(CHAINS.c.organization == bindparam("organization")))
 _HEAD_FOR_UPDATE = Statement(
     sa.select(CHAINS.c.sequence, CHAINS.c.hash)
     .where(CHAINS.c.organization == bindparam("organization"))
     .with_for_update()
 )
-_BEGIN_CHAIN = Statement(sa.insert(CHAINS))
+_BEGIN_CHAIN = Statement(
+    upsert(CHAINS)
+    .values({name: bindparam(name) for name in ("organization", "sequence", "hash", "update_time")})
+    .on_conflict_do_nothing()
+)
 _MOVE_HEAD = Statement(
     sa.update(CHAINS)
     .where(CHAINS.c.organization == bindparam("chain"))
@@ -85,6 +99,12 @@ _WALK = Statement(
     .order_by(RECORDS.c.sequence)
     .limit(bindparam("limit"))
 )
+_NOTES = Statement(
+    sa.select(RECORDS.c.data)
+    .where(RECORDS.c.organization == bindparam("organization"), RECORDS.c.type == EXPIRED, is_of(KEPT))
+    .order_by(RECORDS.c.sequence)
+)
+_ORGANIZATIONS = Statement(sa.select(CHAINS.c.organization).order_by(CHAINS.c.organization))
 # One statement, so that an append between two reads does not look like a forgery.
 _BEYOND = Statement(
     sa.select(sa.func.count().label("records")).where(
@@ -99,63 +119,92 @@ _BEYOND = Statement(
 
 def record_of(row: Row) -> Record:
     """A row as the record that it says it is."""
-    return Record(**{name: getattr(row, name) for name in _RECORD_NAMES})
+    return Record(**{name: getattr(row, name) for name in RECORD_NAMES})
 
 
 class AuditStore:
-    """The log in the service's database."""
+    """The log in the service's database: all records in one table, as SQLite has it."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        self.db = db
         db.prepare(_HEAD, _HEAD_FOR_UPDATE, _MOVE_HEAD, _INSERT, _KNOWN, _GET, _WALK, _BEYOND)
 
     async def append(self, tx: Transaction, draft: Draft, now: datetime) -> Record | None:
-        """Puts a record at the end of its organization's chain; None when the event is in the log already."""
-        if await tx.fetch_one(_KNOWN, id=draft.id) is not None:
+        """Puts a record at the end of its organization's chain; None when the event is in the log already.
+
+        Others who append to the chain wait until this transaction has ended, so what is read here stays true.
+        """
+        head = await self.lock(tx, draft.organization, now)
+        if await self.known(tx, draft.id):
             return None
-        row = await tx.fetch_one(_HEAD_FOR_UPDATE, organization=draft.organization)
-        record = seal(draft, Head() if row is None else Head(row.sequence, row.hash))
-        await tx.execute(_INSERT, **{name: getattr(record, name) for name in _RECORD_NAMES})
-        if row is None:
-            await tx.execute(
-                _BEGIN_CHAIN,
-                organization=record.organization,
-                sequence=record.sequence,
-                hash=record.hash,
-                update_time=now,
-            )
-        else:
-            await tx.execute(
-                _MOVE_HEAD, chain=record.organization, sequence=record.sequence, hash=record.hash, update_time=now
-            )
+        record = seal(draft, head)
+        await self.insert(tx, record)
+        await tx.execute(
+            _MOVE_HEAD, chain=record.organization, sequence=record.sequence, hash=record.hash, update_time=now
+        )
         return record
+
+    async def lock(self, tx: Transaction, organization: str, now: datetime) -> Head:
+        """The end of a chain, which nobody else moves before this transaction has ended."""
+        row = await tx.fetch_one(_HEAD_FOR_UPDATE, organization=organization)
+        if row is None:
+            await tx.execute(_BEGIN_CHAIN, organization=organization, sequence=0, hash=GENESIS, update_time=now)
+            row = await tx.fetch_one(_HEAD_FOR_UPDATE, organization=organization)
+            assert row is not None
+        return Head(row.sequence, row.hash)
+
+    async def known(self, tx: Transaction, identifier: str) -> bool:
+        """Whether the event is in the log."""
+        return await tx.fetch_one(_KNOWN, id=identifier) is not None
+
+    async def insert(self, tx: Transaction, record: Record) -> None:
+        """Writes a record."""
+        await tx.execute(_INSERT, **{name: getattr(record, name) for name in RECORD_NAMES})
 
     async def get(self, organization: str, identifier: str) -> Record | None:
         """One record by its id."""
-        row = await self._db.fetch_one(_GET, organization=organization, id=identifier)
+        row = await self.db.fetch_one(_GET, organization=organization, id=identifier)
         return None if row is None else record_of(row)
 
     async def page(
-        self, organization: str, conditions: Sequence[sa.ColumnElement[bool]], before: int | None, limit: int
+        self,
+        reader: Executor,
+        organization: str,
+        conditions: Sequence[sa.ColumnElement[bool]],
+        before: int | None,
+        limit: int,
     ) -> list[Record]:
         """Records that meet all conditions, newest first, from below the sequence `before`."""
         statement = sa.select(RECORDS).where(RECORDS.c.organization == organization, *conditions)
         if before is not None:
             statement = statement.where(RECORDS.c.sequence < before)
-        rows = await self._db.fetch_all(statement.order_by(RECORDS.c.sequence.desc()).limit(limit))
+        rows = await reader.fetch_all(statement.order_by(RECORDS.c.sequence.desc()).limit(limit))
         return [record_of(row) for row in rows]
 
     async def head(self, organization: str) -> Head:
         """Where the chain should end."""
-        row = await self._db.fetch_one(_HEAD, organization=organization)
+        row = await self.db.fetch_one(_HEAD, organization=organization)
         return Head() if row is None else Head(row.sequence, row.hash)
 
     async def walk(self, organization: str, after: int, limit: int) -> list[Record]:
-        """The records after a sequence, oldest first."""
-        rows = await self._db.fetch_all(_WALK, organization=organization, after=after, limit=limit)
+        """The records after a sequence, oldest first, `limit` at most."""
+        return await self.whole_walk(organization, after, limit)
+
+    async def whole_walk(self, organization: str, after: int, limit: int) -> list[Record]:
+        """The same, and certainly all that stand there, whatever was done to them."""
+        rows = await self.db.fetch_all(_WALK, organization=organization, after=after, limit=limit)
         return [record_of(row) for row in rows]
+
+    async def removed(self, organization: str) -> list[Span]:
+        """The parts of the chain that its records say were removed."""
+        rows = await self.db.fetch_all(_NOTES, organization=organization)
+        return [span for row in rows for span in spans_of(row.data)]
+
+    async def organizations(self) -> list[str]:
+        """Everybody who has a chain."""
+        return [row.organization for row in await self.db.fetch_all(_ORGANIZATIONS)]
 
     async def beyond(self, organization: str) -> int:
         """How many records stand after the head."""
-        row = await self._db.fetch_one(_BEYOND, organization=organization)
+        row = await self.db.fetch_one(_BEYOND, organization=organization)
         return 0 if row is None else int(row.records)

@@ -306,6 +306,231 @@ class GetEventRequest(Message[_GetEventRequestFields]):
 
         event: str
 
+_QueryMetricsRequestFields: TypeAlias = Literal["start_time", "end_time", "bucket_seconds", "group_by", "filter"]
+
+class QueryMetricsRequest(Message[_QueryMetricsRequestFields]):
+    """
+    Which records are counted, and how.
+
+    ```proto
+    message taskman.audit.v1.QueryMetricsRequest
+    ```
+
+    Attributes:
+        start_time:
+            From when on; a day before `end_time` when not given.
+
+            ```proto
+            optional google.protobuf.Timestamp start_time = 1;
+            ```
+        end_time:
+            Until when, itself not counted; now when not given.
+
+            ```proto
+            optional google.protobuf.Timestamp end_time = 2;
+            ```
+        bucket_seconds:
+            The width of a bucket in seconds, 60 at least; 3600 when 0. Buckets begin at whole multiples of it since 1970 (UTC),
+            the first with the range. There are 1,000 at most.
+
+            ```proto
+            int32 bucket_seconds = 3;
+            ```
+        group_by:
+            What is counted apart: `type`, `actor` or `result`; nothing when empty.
+
+            ```proto
+            string group_by = 4;
+            ```
+        filter:
+            A CEL expression as for `ListEvents`: only what it selects is counted.
+
+            ```proto
+            string filter = 5;
+            ```
+    """
+
+    __slots__ = ("start_time", "end_time", "bucket_seconds", "group_by", "filter")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            start_time: Timestamp | None = None,
+            end_time: Timestamp | None = None,
+            bucket_seconds: int = 0,
+            group_by: str = "",
+            filter: str = "",
+        ) -> None:
+            pass
+
+        start_time: Timestamp | None
+        end_time: Timestamp | None
+        bucket_seconds: int
+        group_by: str
+        filter: str
+
+_QueryMetricsResponseFields: TypeAlias = Literal["buckets", "count"]
+
+class QueryMetricsResponse(Message[_QueryMetricsResponseFields]):
+    """
+    The counts.
+
+    ```proto
+    message taskman.audit.v1.QueryMetricsResponse
+    ```
+
+    Attributes:
+        buckets:
+            All buckets of the range, oldest first, those without a record too.
+
+            ```proto
+            repeated taskman.audit.v1.MetricBucket buckets = 1;
+            ```
+        count:
+            How many records were counted in all.
+
+            ```proto
+            int64 count = 2;
+            ```
+    """
+
+    __slots__ = ("buckets", "count")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            buckets: list[MetricBucket] | None = None,
+            count: int = 0,
+        ) -> None:
+            pass
+
+        buckets: list[MetricBucket]
+        count: int
+
+_MetricBucketFields: TypeAlias = Literal["start_time", "end_time", "count", "rate", "groups"]
+
+class MetricBucket(Message[_MetricBucketFields]):
+    """
+    What happened in a span of time.
+
+    ```proto
+    message taskman.audit.v1.MetricBucket
+    ```
+
+    Attributes:
+        start_time:
+            Its begin.
+
+            ```proto
+            optional google.protobuf.Timestamp start_time = 1;
+            ```
+        end_time:
+            Its end, itself not in it.
+
+            ```proto
+            optional google.protobuf.Timestamp end_time = 2;
+            ```
+        count:
+            How many records.
+
+            ```proto
+            int64 count = 3;
+            ```
+        rate:
+            `count` for each second of the bucket.
+
+            ```proto
+            double rate = 4;
+            ```
+        groups:
+            The same for each group that has a record in the bucket, by key; none without `group_by`.
+
+            ```proto
+            repeated taskman.audit.v1.MetricGroup groups = 5;
+            ```
+    """
+
+    __slots__ = ("start_time", "end_time", "count", "rate", "groups")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            start_time: Timestamp | None = None,
+            end_time: Timestamp | None = None,
+            count: int = 0,
+            rate: float = 0,
+            groups: list[MetricGroup] | None = None,
+        ) -> None:
+            pass
+
+        start_time: Timestamp | None
+        end_time: Timestamp | None
+        count: int
+        rate: float
+        groups: list[MetricGroup]
+
+_MetricGroupFields: TypeAlias = Literal["key", "count", "rate", "other"]
+
+class MetricGroup(Message[_MetricGroupFields]):
+    """
+    A part of a bucket.
+
+    ```proto
+    message taskman.audit.v1.MetricGroup
+    ```
+
+    Attributes:
+        key:
+            The type, actor or result that is counted; empty for all that `other` stands for.
+
+            ```proto
+            string key = 1;
+            ```
+        count:
+            How many records.
+
+            ```proto
+            int64 count = 2;
+            ```
+        rate:
+            `count` for each second of the bucket.
+
+            ```proto
+            double rate = 3;
+            ```
+        other:
+            Everything beyond the 50 keys that have most records in the range.
+
+            ```proto
+            bool other = 4;
+            ```
+    """
+
+    __slots__ = ("key", "count", "rate", "other")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            key: str = "",
+            count: int = 0,
+            rate: float = 0,
+            other: bool = False,
+        ) -> None:
+            pass
+
+        key: str
+        count: int
+        rate: float
+        other: bool
+
 _VerifyEventsRequestFields: TypeAlias = NoReturn
 
 class VerifyEventsRequest(Message[_VerifyEventsRequestFields]):
@@ -326,7 +551,7 @@ class VerifyEventsRequest(Message[_VerifyEventsRequestFields]):
         ) -> None:
             pass
 
-_VerifyEventsResponseFields: TypeAlias = Literal["valid", "verified_count", "head", "first_invalid_sequence", "problem"]
+_VerifyEventsResponseFields: TypeAlias = Literal["valid", "verified_count", "head", "first_invalid_sequence", "problem", "expired_count"]
 
 class VerifyEventsResponse(Message[_VerifyEventsResponseFields]):
     """
@@ -344,7 +569,7 @@ class VerifyEventsResponse(Message[_VerifyEventsResponseFields]):
             bool valid = 1;
             ```
         verified_count:
-            How many records were walked.
+            How many records were walked; without those that were removed.
 
             ```proto
             int64 verified_count = 2;
@@ -367,9 +592,15 @@ class VerifyEventsResponse(Message[_VerifyEventsResponseFields]):
             ```proto
             string problem = 5;
             ```
+        expired_count:
+            How many records of the chain are no longer kept, as records of type `audit.expired` say (AUDIT-6).
+
+            ```proto
+            int64 expired_count = 6;
+            ```
     """
 
-    __slots__ = ("valid", "verified_count", "head", "first_invalid_sequence", "problem")
+    __slots__ = ("valid", "verified_count", "head", "first_invalid_sequence", "problem", "expired_count")
 
     if TYPE_CHECKING:
 
@@ -381,6 +612,7 @@ class VerifyEventsResponse(Message[_VerifyEventsResponseFields]):
             head: str = "",
             first_invalid_sequence: int = 0,
             problem: str = "",
+            expired_count: int = 0,
         ) -> None:
             pass
 
@@ -389,6 +621,7 @@ class VerifyEventsResponse(Message[_VerifyEventsResponseFields]):
         head: str
         first_invalid_sequence: int
         problem: str
+        expired_count: int
 
 _AuditReadFields: TypeAlias = Literal["operation", "filter", "count"]
 
@@ -402,19 +635,19 @@ class AuditRead(Message[_AuditReadFields]):
 
     Attributes:
         operation:
-            What was done: `list`, `get` or `verify`.
+            What was done: `list`, `get`, `metrics` or `verify`.
 
             ```proto
             string operation = 1;
             ```
         filter:
-            The filter of a list.
+            The filter of a list, or of metrics.
 
             ```proto
             string filter = 2;
             ```
         count:
-            How many records were answered, or walked.
+            How many records were answered, counted or walked.
 
             ```proto
             int32 count = 3;
@@ -437,6 +670,135 @@ class AuditRead(Message[_AuditReadFields]):
         operation: str
         filter: str
         count: int
+
+_AuditExpiredFields: TypeAlias = Literal["category", "before", "count", "first_sequence", "last_sequence", "spans"]
+
+class AuditExpired(Message[_AuditExpiredFields]):
+    """
+    Payload of `audit.expired`: records whose time is up were removed from the log (AUDIT-6). It is a record of the log
+    itself, written in the commit that removed them, and is never removed.
+
+    ```proto
+    message taskman.audit.v1.AuditExpired
+    ```
+
+    Attributes:
+        category:
+            What they were: `security` or `activity`.
+
+            ```proto
+            string category = 1;
+            ```
+        before:
+            They are of a time before this one.
+
+            ```proto
+            optional google.protobuf.Timestamp before = 2;
+            ```
+        count:
+            How many.
+
+            ```proto
+            int64 count = 3;
+            ```
+        first_sequence:
+            The lowest sequence among them.
+
+            ```proto
+            int64 first_sequence = 4;
+            ```
+        last_sequence:
+            The highest sequence among them.
+
+            ```proto
+            int64 last_sequence = 5;
+            ```
+        spans:
+            Where in the chain they were.
+
+            ```proto
+            repeated taskman.audit.v1.AuditSpan spans = 6;
+            ```
+    """
+
+    __slots__ = ("category", "before", "count", "first_sequence", "last_sequence", "spans")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            category: str = "",
+            before: Timestamp | None = None,
+            count: int = 0,
+            first_sequence: int = 0,
+            last_sequence: int = 0,
+            spans: list[AuditSpan] | None = None,
+        ) -> None:
+            pass
+
+        category: str
+        before: Timestamp | None
+        count: int
+        first_sequence: int
+        last_sequence: int
+        spans: list[AuditSpan]
+
+_AuditSpanFields: TypeAlias = Literal["first", "last", "previous", "hash"]
+
+class AuditSpan(Message[_AuditSpanFields]):
+    """
+    A part of the chain without a gap.
+
+    ```proto
+    message taskman.audit.v1.AuditSpan
+    ```
+
+    Attributes:
+        first:
+            The sequence of its first record.
+
+            ```proto
+            int64 first = 1;
+            ```
+        last:
+            The sequence of its last record.
+
+            ```proto
+            int64 last = 2;
+            ```
+        previous:
+            The hash before its first record.
+
+            ```proto
+            string previous = 3;
+            ```
+        hash:
+            The hash of its last record.
+
+            ```proto
+            string hash = 4;
+            ```
+    """
+
+    __slots__ = ("first", "last", "previous", "hash")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            first: int = 0,
+            last: int = 0,
+            previous: str = "",
+            hash: str = "",
+        ) -> None:
+            pass
+
+        first: int
+        last: int
+        previous: str
+        hash: str
 
 _AuditResourceFields: TypeAlias = Literal["id", "type", "actor", "target_id"]
 
@@ -496,7 +858,7 @@ class AuditResource(Message[_AuditResourceFields]):
 
 
 _DESC = file_desc(
-    b'\n\x1ctaskman/audit/v1/audit.proto\x12\x10taskman.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\xf8\x02\n\nAuditEvent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x125\n\x06target\x18\x04 \x01(\x0b2\x1d.taskman.audit.v1.AuditTargetR\x06target\x12\x16\n\x06result\x18\x05 \x01(\tR\x06result\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12\x1d\n\nrequest_id\x18\x07 \x01(\tR\trequestId\x12\x16\n\x06source\x18\x08 \x01(\tR\x06source\x12\x1d\n\nip_address\x18\t \x01(\tR\tipAddress\x12+\n\x04data\x18\n \x01(\x0b2\x17.google.protobuf.StructR\x04data\x12\x1a\n\x08sequence\x18\x0b \x01(\x03R\x08sequence\x12\x12\n\x04hash\x18\x0c \x01(\tR\x04hash"1\n\x0bAuditTarget\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id"\x84\x01\n\x11ListEventsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "r\n\x12ListEventsResponse\x124\n\x06events\x18\x01 \x03(\x0b2\x1c.taskman.audit.v1.AuditEventR\x06events\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"2\n\x0fGetEventRequest\x12\x1f\n\x05event\x18\x01 \x01(\tR\x05eventB\t\xbaH\x06r\x04\x10\x01\x18d"\x15\n\x13VerifyEventsRequest"\xb7\x01\n\x14VerifyEventsResponse\x12\x14\n\x05valid\x18\x01 \x01(\x08R\x05valid\x12%\n\x0everified_count\x18\x02 \x01(\x03R\rverifiedCount\x12\x12\n\x04head\x18\x03 \x01(\tR\x04head\x124\n\x16first_invalid_sequence\x18\x04 \x01(\x03R\x14firstInvalidSequence\x12\x18\n\x07problem\x18\x05 \x01(\tR\x07problem"i\n\tAuditRead\x12\x1c\n\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n\x06filter\x18\x02 \x01(\tR\x06filter\x12\x14\n\x05count\x18\x03 \x01(\x05R\x05count:\x10\xaa\xbb\x18\x0c\n\naudit.read"s\n\rAuditResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1b\n\ttarget_id\x18\x04 \x01(\tR\x08targetId:\x0b\xba\xbb\x18\x07\n\x05audit2\xd2\x03\n\x0cAuditService\x12\x8f\x01\n\nListEvents\x12#.taskman.audit.v1.ListEventsRequest\x1a$.taskman.audit.v1.ListEventsResponse"6\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit/events\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\x8b\x01\n\x08GetEvent\x12!.taskman.audit.v1.GetEventRequest\x1a\x1c.taskman.audit.v1.AuditEvent">\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/audit/events/{event}\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\xa1\x01\n\x0cVerifyEvents\x12%.taskman.audit.v1.VerifyEventsRequest\x1a&.taskman.audit.v1.VerifyEventsResponse"B\x82\xd3\xe4\x93\x02\x1c"\x17/v1/audit/events:verify:\x01*\xa2\xbb\x18\x1c\x12\x0caudit.verify\x1a\naudit.read(\x01b\x06proto3',
+    b'\n\x1ctaskman/audit/v1/audit.proto\x12\x10taskman.audit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\xf8\x02\n\nAuditEvent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x125\n\x06target\x18\x04 \x01(\x0b2\x1d.taskman.audit.v1.AuditTargetR\x06target\x12\x16\n\x06result\x18\x05 \x01(\tR\x06result\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12\x1d\n\nrequest_id\x18\x07 \x01(\tR\trequestId\x12\x16\n\x06source\x18\x08 \x01(\tR\x06source\x12\x1d\n\nip_address\x18\t \x01(\tR\tipAddress\x12+\n\x04data\x18\n \x01(\x0b2\x17.google.protobuf.StructR\x04data\x12\x1a\n\x08sequence\x18\x0b \x01(\x03R\x08sequence\x12\x12\n\x04hash\x18\x0c \x01(\tR\x04hash"1\n\x0bAuditTarget\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id"\x84\x01\n\x11ListEventsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05R\x08pageSizeB\x07\xbaH\x04\x1a\x02(\x00\x12\'\n\npage_token\x18\x02 \x01(\tR\tpageTokenB\x08\xbaH\x05r\x03\x18\x80 \x12 \n\x06filter\x18\x03 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "r\n\x12ListEventsResponse\x124\n\x06events\x18\x01 \x03(\x0b2\x1c.taskman.audit.v1.AuditEventR\x06events\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken"2\n\x0fGetEventRequest\x12\x1f\n\x05event\x18\x01 \x01(\tR\x05eventB\t\xbaH\x06r\x04\x10\x01\x18d"\xa1\x02\n\x13QueryMetricsRequest\x129\n\nstart_time\x18\x01 \x01(\x0b2\x1a.google.protobuf.TimestampR\tstartTime\x125\n\x08end_time\x18\x02 \x01(\x0b2\x1a.google.protobuf.TimestampR\x07endTime\x129\n\x0ebucket_seconds\x18\x03 \x01(\x05R\rbucketSecondsB\x12\xbaH\t\x1a\x07\x18\x80\x8a\x8a\x0f(<\xbaH\x03\xd8\x01\x01\x12;\n\x08group_by\x18\x04 \x01(\tR\x07groupByB \xbaH\x17r\x15R\x04typeR\x05actorR\x06result\xbaH\x03\xd8\x01\x01\x12 \n\x06filter\x18\x05 \x01(\tR\x06filterB\x08\xbaH\x05r\x03\x18\x80 "f\n\x14QueryMetricsResponse\x128\n\x07buckets\x18\x01 \x03(\x0b2\x1e.taskman.audit.v1.MetricBucketR\x07buckets\x12\x14\n\x05count\x18\x02 \x01(\x03R\x05count"\xe1\x01\n\x0cMetricBucket\x129\n\nstart_time\x18\x01 \x01(\x0b2\x1a.google.protobuf.TimestampR\tstartTime\x125\n\x08end_time\x18\x02 \x01(\x0b2\x1a.google.protobuf.TimestampR\x07endTime\x12\x14\n\x05count\x18\x03 \x01(\x03R\x05count\x12\x12\n\x04rate\x18\x04 \x01(\x01R\x04rate\x125\n\x06groups\x18\x05 \x03(\x0b2\x1d.taskman.audit.v1.MetricGroupR\x06groups"_\n\x0bMetricGroup\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05count\x18\x02 \x01(\x03R\x05count\x12\x12\n\x04rate\x18\x03 \x01(\x01R\x04rate\x12\x14\n\x05other\x18\x04 \x01(\x08R\x05other"\x15\n\x13VerifyEventsRequest"\xdc\x01\n\x14VerifyEventsResponse\x12\x14\n\x05valid\x18\x01 \x01(\x08R\x05valid\x12%\n\x0everified_count\x18\x02 \x01(\x03R\rverifiedCount\x12\x12\n\x04head\x18\x03 \x01(\tR\x04head\x124\n\x16first_invalid_sequence\x18\x04 \x01(\x03R\x14firstInvalidSequence\x12\x18\n\x07problem\x18\x05 \x01(\tR\x07problem\x12#\n\rexpired_count\x18\x06 \x01(\x03R\x0cexpiredCount"i\n\tAuditRead\x12\x1c\n\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n\x06filter\x18\x02 \x01(\tR\x06filter\x12\x14\n\x05count\x18\x03 \x01(\x05R\x05count:\x10\xaa\xbb\x18\x0c\n\naudit.read"\x88\x02\n\x0cAuditExpired\x12\x1a\n\x08category\x18\x01 \x01(\tR\x08category\x122\n\x06before\x18\x02 \x01(\x0b2\x1a.google.protobuf.TimestampR\x06before\x12\x14\n\x05count\x18\x03 \x01(\x03R\x05count\x12%\n\x0efirst_sequence\x18\x04 \x01(\x03R\rfirstSequence\x12#\n\rlast_sequence\x18\x05 \x01(\x03R\x0clastSequence\x121\n\x05spans\x18\x06 \x03(\x0b2\x1b.taskman.audit.v1.AuditSpanR\x05spans:\x13\xaa\xbb\x18\x0f\n\raudit.expired"e\n\tAuditSpan\x12\x14\n\x05first\x18\x01 \x01(\x03R\x05first\x12\x12\n\x04last\x18\x02 \x01(\x03R\x04last\x12\x1a\n\x08previous\x18\x03 \x01(\tR\x08previous\x12\x12\n\x04hash\x18\x04 \x01(\tR\x04hash"s\n\rAuditResource\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1b\n\ttarget_id\x18\x04 \x01(\tR\x08targetId:\x0b\xba\xbb\x18\x07\n\x05audit2\xeb\x04\n\x0cAuditService\x12\x8f\x01\n\nListEvents\x12#.taskman.audit.v1.ListEventsRequest\x1a$.taskman.audit.v1.ListEventsResponse"6\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit/events\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\x8b\x01\n\x08GetEvent\x12!.taskman.audit.v1.GetEventRequest\x1a\x1c.taskman.audit.v1.AuditEvent">\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/audit/events/{event}\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\x96\x01\n\x0cQueryMetrics\x12%.taskman.audit.v1.QueryMetricsRequest\x1a&.taskman.audit.v1.QueryMetricsResponse"7\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/audit/metrics\xa2\xbb\x18\x1a\x12\naudit.read\x1a\naudit.read(\x01\x12\xa1\x01\n\x0cVerifyEvents\x12%.taskman.audit.v1.VerifyEventsRequest\x1a&.taskman.audit.v1.VerifyEventsResponse"B\x82\xd3\xe4\x93\x02\x1c"\x17/v1/audit/events:verify:\x01*\xa2\xbb\x18\x1c\x12\x0caudit.verify\x1a\naudit.read(\x01b\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
@@ -510,9 +872,15 @@ _DESC = file_desc(
         "ListEventsRequest": ListEventsRequest,
         "ListEventsResponse": ListEventsResponse,
         "GetEventRequest": GetEventRequest,
+        "QueryMetricsRequest": QueryMetricsRequest,
+        "QueryMetricsResponse": QueryMetricsResponse,
+        "MetricBucket": MetricBucket,
+        "MetricGroup": MetricGroup,
         "VerifyEventsRequest": VerifyEventsRequest,
         "VerifyEventsResponse": VerifyEventsResponse,
         "AuditRead": AuditRead,
+        "AuditExpired": AuditExpired,
+        "AuditSpan": AuditSpan,
         "AuditResource": AuditResource,
     },
 )
