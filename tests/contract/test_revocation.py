@@ -13,7 +13,7 @@ import pytest
 from taskman_sdk.errors import PermissionDeniedError, TaskManError, UnauthenticatedError
 from tests.contract.world import Person, Site, project_key
 
-ROUNDS = 5
+ROUNDS = 3
 CROWD = 8
 
 
