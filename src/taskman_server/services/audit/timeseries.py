@@ -104,6 +104,7 @@ class Rows:
             return 0
         conditions.append(RECORDS.c.sequence <= first.top)
         async with self.db.transaction(offload=True) as tx:
+            await self._turn(tx)
             # A late event that arrives meanwhile waits, and is not removed unseen.
             await self.store.lock(tx, organization, cutoff)
             spans = (await spans_in(tx, RECORDS, *conditions)).get(organization, [])
@@ -114,6 +115,10 @@ class Rows:
             if spans:
                 await write_down(tx, organization, category, cutoff, spans)
         return sum(span.last - span.first + 1 for span in spans)
+
+    async def _turn(self, tx: Transaction) -> None:
+        """One process at a time."""
+        await tx.take_turn("audit.partitions")
 
 
 class Partitions(Rows):
@@ -189,7 +194,7 @@ class Partitions(Rows):
         return sum(span.last - span.first + 1 for parts in spans.values() for span in parts)
 
     async def _turn(self, tx: Transaction) -> None:
-        await tx.take_turn("audit.partitions")
+        await super()._turn(tx)
         await tx.execute(_PATIENCE)
 
     async def _leaves(self, category: Category) -> list[str]:
