@@ -1,4 +1,4 @@
-"""The audit log, over every wire (AUDIT-1, AUDIT-2, AUDIT-3)."""
+"""The audit log, over every wire (AUDIT-1, AUDIT-2, AUDIT-3, AUDIT-5)."""
 
 from __future__ import annotations
 
@@ -54,12 +54,38 @@ async def test_records_are_filtered_and_paged_newest_first(site: Site, admin: Pe
     assert found == [task["id"] for task in reversed(tasks)]
 
 
+async def test_records_are_counted_over_time(site: Site, admin: Person, ann: Person) -> None:
+    """AUDIT-5: buckets with counts and rates, by type, of what a filter selects; refused where there are too many."""
+    project = await ann.project()
+    tasks = [await ann.task(project["id"], f"t{number}") for number in range(3)]
+    filter = f'actor == "{ann.id}" && type in ["project.created", "task.created"]'
+    await site.event(f'type == "task.created" && target_id == "{tasks[-1]["id"]}"')
+    answer = await admin.call("AuditService.QueryMetrics", filter=filter, group_by="type", bucket_seconds=3600)
+    assert int(answer["count"]) == 4
+    assert len(answer["buckets"]) in (24, 25)
+    counts: dict[str, int] = {}
+    for bucket in answer["buckets"]:
+        for group in bucket["groups"]:
+            counts[group["key"]] = counts.get(group["key"], 0) + int(group["count"])
+            assert group["rate"] > 0
+    assert counts == {"project.created": 1, "task.created": 3}
+    span = {"start_time": "2030-01-01T00:00:00Z", "end_time": "2030-01-01T02:30:00Z"}
+    answer = await admin.call("AuditService.QueryMetrics", span)
+    assert [bucket["end_time"] for bucket in answer["buckets"]] == [
+        "2030-01-01T01:00:00Z", "2030-01-01T02:00:00Z", "2030-01-01T02:30:00Z",
+    ]  # fmt: skip
+    error = await admin.refused(
+        "AuditService.QueryMetrics", span | {"end_time": "2030-02-01T00:00:00Z"}, bucket_seconds=60
+    )
+    assert (type(error), error.reason) == (InvalidArgumentError, "TOO_MANY_BUCKETS")
+
+
 async def test_reading_the_log_is_on_record_too(site: Site, admin: Person) -> None:
     """AUDIT-1: who looked, and for what."""
     filter = 'actor == "somebody-nobody-is"'
     await admin.call("AuditService.ListEvents", {"filter": filter})
     record = await site.event(f'type == "audit.read" && actor == "{admin.id}"')
-    assert record["data"]["operation"] in ("list", "get", "verify")
+    assert record["data"]["operation"] in ("list", "get", "metrics", "verify")
 
 
 async def test_the_log_is_for_who_may_read_it(site: Site, ann: Person) -> None:
@@ -68,6 +94,7 @@ async def test_the_log_is_for_who_may_read_it(site: Site, ann: Person) -> None:
         ("AuditService.ListEvents", {}),
         ("AuditService.GetEvent", {"event": "event_x"}),
         ("AuditService.VerifyEvents", {}),
+        ("AuditService.QueryMetrics", {}),
     ):
         assert isinstance(await ann.refused(operation, request), PermissionDeniedError)
 

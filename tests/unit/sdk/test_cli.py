@@ -123,12 +123,26 @@ def test_json_on_stdout_is_json_and_nothing_else(run: Run, web: str) -> None:
     for arguments in (
         ("project", "ls"), ("user", "ls"), ("role", "ls"), ("role", "permissions"), ("policy", "ls"), ("webhook", "ls"),
         ("webhook", "deliveries"), ("audit", "ls", "-n", "3"), ("audit", "verify"), ("notification", "ls"), ("whoami",),
+        ("audit", "metrics", "--by", "type"),
         ("project", "show", "WEB"), ("ls", "nothing-is-called-this"),
     ):  # fmt: skip
         for asked in ((*arguments, "-o", "json"), ("-o", "json", *arguments)):
             code, out, err = run(*asked)
             assert (code, err) == (0, ""), asked
             json.loads(out)
+
+
+def test_records_are_counted_over_time(run: Run, web: str) -> None:
+    """CLI-1, AUDIT-5: a line for each span in which something happened, and for each actor by name."""
+    assert run("add", "Counted", "-p", "WEB")[0] == 0
+    code, out, _ = run("audit", "metrics", "--since", "2h", "--bucket", "1h", "--by", "actor")
+    assert code == 0
+    heading, *lines = out.splitlines()
+    assert heading.split() == ["TIME", "ACTOR", "COUNT", "PER", "SECOND"]
+    assert any(EMAIL in line for line in lines)
+    assert run("audit", "metrics", "--filter", 'type == "no.such"')[:3:2] == (0, "No records match.\n")
+    for wrong in (("--bucket", "wide"), ("--since", "once"), ("--by", "colour")):
+        assert run("audit", "metrics", *wrong)[0] == 2
 
 
 def test_tables_are_aligned_whole_and_safe_in_a_pipe(run: Run, web: str, owner: TaskMan) -> None:
