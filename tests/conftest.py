@@ -22,6 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what has to be asked for."""
+    if config.getoption("--docker"):
+        return
+    left = [item for item in items if item.get_closest_marker("docker")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
 @pytest.fixture
 def chaos_long(request: pytest.FixtureRequest) -> bool:
     """Whether `--chaos-long` was asked for."""

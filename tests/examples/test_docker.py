@@ -31,14 +31,12 @@ STORES = ("postgres", "timescaledb", "redis", "rabbitmq")
 WATCHERS = ("prometheus", "alertmanager", "node-exporter", "postgres-exporter", "timescaledb-exporter")
 IMAGE = "taskman-server:test"
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("docker")]
 
 
 @pytest.fixture(scope="module")
-def docker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """The engine, with the image built and stand-ins for the others."""
-    if not request.config.getoption("--docker"):
-        pytest.skip("takes minutes and root: pytest tests/examples --docker")
     home = tmp_path_factory.mktemp("docker")
     base, parts = file_systems(home / "rootfs")
     served = wheels(REPO / "requirements" / "runtime.txt", home)
