@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from taskman_sdk.proto.taskman.audit.v1.audit_pb import AuditEvent, GetEventRequest
@@ -178,3 +179,47 @@ async def test_without_the_extension_partitions_are_used_and_timescales_statemen
 
     assert await timescale.expire(ACTIVITY, ACTIVITY.cutoff(NOW, 400), lambda _: False, write_down) == 7
     assert len(told) == 1
+
+
+# A row that says an extension is there, as CREATE EXTENSION would leave it; this server has no TimescaleDB to create.
+EXTENSION = (
+    "INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)"
+    " VALUES (990001, 'timescaledb', 10, 2200, false, '2.14.2')"
+)
+# The parameters of the documentation that are used, with its names, types and defaults.
+CREATE_HYPERTABLE = (
+    "CREATE FUNCTION create_hypertable(relation regclass, time_column_name name, partitioning_column name DEFAULT NULL,"
+    " number_partitions integer DEFAULT NULL, chunk_time_interval anyelement DEFAULT NULL::bigint,"
+    " create_default_indexes boolean DEFAULT TRUE, if_not_exists boolean DEFAULT FALSE)"
+    " RETURNS void LANGUAGE sql AS ''"
+)
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_where_the_extension_is_a_hypertable_is_asked_for_and_partitions_are_there_if_that_fails(
+    refuses: bool, tmp_path: Path, postgres_stock: Callable[[], PostgresStock]
+) -> None:
+    """AUDIT-5: which branch is taken, and that the log works on a table without partitions; no real TimescaleDB."""
+    server = postgres_stock().server
+    url = await asyncio.to_thread(server.database, f"timescale_{refuses}".lower())
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(EXTENSION)
+        if not refuses:
+            await connection.execute(CREATE_HYPERTABLE)
+    finally:
+        await connection.close()
+    assert await asyncio.to_thread(upgrade, url, SERVICE.migrations)
+    own = _Own(postgres_stock(), tmp_path)
+    own._urls["own"] = url
+    async with open_house(SERVICE, own, clock=ManualClock(NOW), build=_without_workers) as house:
+        series = await series_of(house.db, store_of(house.db))
+        assert type(series) is (Partitions if refuses else Timescale)
+        await house.tamper(
+            "CREATE FUNCTION drop_chunks(relation regclass, older_than timestamptz DEFAULT NULL) RETURNS SETOF text"
+            " LANGUAGE sql AS $$ SELECT 'chunk of ' || relation::text $$"
+        )
+        await mixed(house)
+        assert await keeper(house).turn() == 10
+        found = await verified(house)
+        assert (found.valid, found.expired_count) == (True, 10)

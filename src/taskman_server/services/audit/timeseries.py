@@ -97,7 +97,9 @@ class Rows:
 
     async def _some(self, organization: str, category: Category, cutoff: datetime, write_down: WriteDown) -> int:
         conditions = [RECORDS.c.organization == organization, RECORDS.c.time < cutoff, is_of(category.name)]
-        lowest = sa.select(RECORDS.c.sequence).where(*conditions).order_by(RECORDS.c.sequence).limit(BATCH).subquery()
+        # Found by time and then sorted: in the order of the chain SQLite would look through all that is still kept.
+        order = RECORDS.c.sequence + sa.literal_column("0")
+        lowest = sa.select(RECORDS.c.sequence).where(*conditions).order_by(order).limit(BATCH).subquery()
         bound = sa.select(sa.func.max(lowest.c.sequence).label("top"))
         first = await self.db.fetch_one(bound)
         if first is None or first.top is None:
