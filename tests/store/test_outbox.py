@@ -32,7 +32,6 @@ from taskman_server.kit.outbox import (
 )
 from tests.store.support import ALL_EFFECTS, EFFECT, PUT, an_event, count, until
 
-
 ON_SQLITE = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
 
 

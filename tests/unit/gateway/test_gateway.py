@@ -13,8 +13,8 @@ import pytest
 
 from taskman_sdk import contract
 from taskman_server.gateway.app import Gateway
-from taskman_server.kit.operations import Health
 from taskman_server.gateway.pages import pages
+from taskman_server.kit.operations import Health
 from taskman_server.kit.rpc import LocalChannel
 from tests.contract.probe import ERROR, Probe, probe_service, running_probe
 
