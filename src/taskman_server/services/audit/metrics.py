@@ -86,7 +86,7 @@ def range_of(since: datetime | None, until: datetime | None, seconds: int, now: 
         raise _wrong("end_time", "must be after start_time", "RANGE_INVALID")
     asked = Range(since, until, timedelta(seconds=seconds) if seconds else _DEFAULT)
     if asked.buckets > MAX_BUCKETS:
-        least = -(-((until - since) // timedelta(seconds=1)) // (MAX_BUCKETS - 1))
+        least = -((since - until) // timedelta(seconds=MAX_BUCKETS - 1))
         raise _wrong(
             "bucket_seconds",
             f"makes {asked.buckets} buckets of this range, {MAX_BUCKETS} at most are counted: "

@@ -63,7 +63,7 @@ def test_what_was_not_written_so_says_nothing() -> None:
 def test_buckets_cover_the_range_without_gap(since: datetime, seconds: int, width: int) -> None:
     """AUDIT-5: each begins at a multiple of the width, bar the first, which begins with the range."""
     until = since + timedelta(seconds=seconds)
-    width = max(width, seconds // (MAX_BUCKETS - 2))
+    width = max(width, -(-seconds // (MAX_BUCKETS - 1)))
     spans = range_of(since, until, width, until).spans()
     assert 1 <= len(spans) <= MAX_BUCKETS
     assert (spans[0][1], spans[-1][2]) == (since, until)
