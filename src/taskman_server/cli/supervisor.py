@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import click
@@ -21,6 +21,7 @@ __all__ = ["Supervisor"]
 
 _PAUSE: Final = (0.2, 10.0)
 _SETTLED_SECONDS: Final = 30.0
+_UPKEEP_SECONDS: Final = 43_200.0
 _COMMAND: Final = (sys.executable, "-c", "from taskman_server.cli import main; main()", "run")
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -34,15 +35,23 @@ def _end_with_parent() -> None:
 class Supervisor:
     """Starts the processes and keeps them up."""
 
-    def __init__(self, environment: Mapping[str, str], drain_seconds: float, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        drain_seconds: float,
+        arguments: tuple[str, ...] = (),
+        upkeep: Callable[[], None] | None = None,
+    ) -> None:
         """Args:
         environment: of the processes: the settings.
         drain_seconds: how long a process may take to end.
         arguments: what each is started with beside its name.
+        upkeep: done twice a day beside them, in a thread: certificates end while processes run.
         """
         self._environment = dict(environment)
         self._drain_seconds = drain_seconds
         self._arguments = arguments
+        self._upkeep = upkeep
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._stop = asyncio.Event()
         self.failed = ""
@@ -51,7 +60,15 @@ class Supervisor:
         """Runs all until `stop` is set, or one cannot work with these settings; `failed` is its name then."""
         self._stop = stop
         keepers = {name: asyncio.create_task(self._keep(name)) for name in (*SERVICES, GATEWAY)}
-        await stop.wait()
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UPKEEP_SECONDS):
+                    await stop.wait()
+            if self._upkeep is not None and not stop.is_set():
+                try:
+                    await asyncio.to_thread(self._upkeep)
+                except Exception as error:  # whatever it is, the processes go on
+                    click.echo(f"certificates could not be looked after: {error}", err=True)
         # The edge first: what it has let in still finds its services.
         await self._end([GATEWAY])
         await self._end(list(SERVICES))

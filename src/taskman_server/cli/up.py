@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,8 +74,10 @@ def _up_cluster(settings: Settings, config: Path | None, flags: dict[str, Any]) 
         if settings.port == 0:
             raise SettingsError("--port 0 cannot be shared by eight processes: name a port")
         folder = data_folder.open_folder(settings.data)
+        upkeep = None
         if settings.mtls == "on" and settings.certs is None and settings.tls_cert_file is None:
-            _ensure_certificates(folder / "certs")
+            upkeep = partial(_ensure_certificates, folder / "certs")
+            upkeep()
     except (SettingsError, data_folder.DataFolderError, TlsError) as error:
         raise click.ClickException(str(error)) from None
     named = {variable_of(name): str(value) for name, value in flags.items() if value is not None}
@@ -82,7 +85,7 @@ def _up_cluster(settings: Settings, config: Path | None, flags: dict[str, Any]) 
     arguments = ("--config", str(config)) if config is not None else ()
 
     async def supervise() -> str:
-        supervisor = Supervisor(environment, settings.drain_seconds, arguments)
+        supervisor = Supervisor(environment, settings.drain_seconds, arguments, upkeep)
         await supervisor.run(stopping())
         return supervisor.failed
 
