@@ -23,7 +23,7 @@ from tests.parts.otlp import OtlpReceiver
 
 def _child(cluster: ClusterProcess, name: str) -> psutil.Process:
     children = psutil.Process(cluster.process.pid).children()
-    (found,) = (each for each in children if each.cmdline()[-1] == name)
+    (found,) = (each for each in children if each.cmdline()[-1:] == [name])
     return found
 
 
