@@ -1,31 +1,29 @@
-"""The reckoning from outside: what clients were told, against what REST answers and what stands in the files."""
+"""The reckoning from outside: what clients were told, against what REST answers and what stands in files or
+databases."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import Any
 
 import httpx
 
+from tests.chaos.stores import Stores, left_over
 from tests.chaos.writers import Write, attempt_of
 from tests.contract.receivers import Hook
 
-__all__ = ["SERVICES", "Facts", "Reckoning", "collect", "cut_off", "in_files", "left_over", "whole"]
+__all__ = ["Facts", "Reckoning", "collect", "left_over", "whole"]
 
-SERVICES = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications")
 Thing = Mapping[str, Any]
 
 
 @dataclass(slots=True)
 class Facts:
-    """What REST answers: everything there is."""
+    """What REST answers: everything there is in a project, and what came of it."""
 
     tasks: Sequence[Thing]
     events: Sequence[Thing]
@@ -34,31 +32,36 @@ class Facts:
     verification: Thing
 
 
-async def collect(url: str, admin: str, users: Mapping[str, str]) -> Facts:
+async def collect(
+    url: str, admin: str, users: Mapping[str, str], project: str, *, events: str = "", deliveries: str = ""
+) -> Facts:
     """Reads everything.
 
     Args:
         url: of the server.
         admin: a token that may read all.
         users: the tokens of those who have an inbox, by user id.
+        project: whose tasks are read.
+        events: a filter of audit records, where others are at work on the server too.
+        deliveries: a filter of deliveries, likewise.
     """
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         return Facts(
-            tasks=await _pages(client, admin, "/v1/tasks", "tasks"),
-            events=await _pages(client, admin, "/v1/audit/events", "events"),
+            tasks=await _pages(client, admin, "/v1/tasks", "tasks", project=project),
+            events=await _pages(client, admin, "/v1/audit/events", "events", filter=events),
             notifications={
                 user: await _pages(client, token, "/v1/notifications", "notifications") for user, token in users.items()
             },
-            deliveries=await _pages(client, admin, "/v1/deliveries", "deliveries"),
+            deliveries=await _pages(client, admin, "/v1/deliveries", "deliveries", filter=deliveries),
             verification=_good(await client.post("/v1/audit/events:verify", json={}, headers=_bearer(admin))),
         )
 
 
-async def _pages(client: httpx.AsyncClient, token: str, path: str, name: str) -> list[Thing]:
+async def _pages(client: httpx.AsyncClient, token: str, path: str, name: str, **parameters: str) -> list[Thing]:
     found: list[Thing] = []
     page = ""
     while True:
-        parameters = {"page_size": "1000"} | ({"page_token": page} if page else {})
+        parameters |= {"page_size": "1000", "page_token": page}
         answer = _good(await client.get(path, params=parameters, headers=_bearer(token)))
         found.extend(answer.get(name, ()))
         page = answer.get("next_page_token", "")
@@ -76,31 +79,6 @@ def _good(response: httpx.Response) -> Thing:
     return answer
 
 
-def in_files(folder: Path, service: str, query: str) -> list[tuple[Any, ...]]:
-    """Rows of a service's file (or the broker's), which is opened for reading only."""
-    with closing(sqlite3.connect(f"file:{folder / service}.db?mode=ro", uri=True, timeout=10)) as connection:
-        return connection.execute(query).fetchall()
-
-
-def cut_off(folder: Path) -> frozenset[str]:
-    """The deliveries that a killed server was making: they are made again when their lease has run out, minutes later.
-    To be asked while no server runs."""
-    query = f"SELECT id FROM deliveries WHERE state = 'pending' AND next_attempt_time > {time.time_ns() // 1000}"
-    return frozenset(identifier for (identifier,) in in_files(folder, "notifications", query))
-
-
-def left_over(folder: Path, besides: Collection[str] = ()) -> dict[str, int]:
-    """What is still on its way: events in outboxes and queues, deliveries (but those named) that were not made. Empty
-    when all came."""
-    found = {f"{service}: outbox": in_files(folder, service, "SELECT count(*) FROM outbox") for service in SERVICES}
-    found["broker: messages"] = in_files(folder, "broker", "SELECT count(*) FROM messages")
-    left = {name: rows[0][0] for name, rows in found.items() if rows[0][0]}
-    pending = in_files(folder, "notifications", "SELECT id FROM deliveries WHERE state = 'pending'")
-    if unmade := [identifier for (identifier,) in pending if identifier not in besides]:
-        left["notifications: pending deliveries"] = len(unmade)
-    return left
-
-
 def whole(hooks: Sequence[Hook]) -> list[Hook]:
     """The requests that arrived whole; of one that a kill cut off, the end of the body is missing."""
     return [hook for hook in hooks if len(hook.body) == int(hook.headers["content-length"])]
@@ -114,6 +92,8 @@ class Reckoning:
     facts: Facts
     webhook: str
     cut_off: Collection[str] = ()
+    heard: str = "task.*"
+    """The events that the webhook hears."""
     problems: list[str] = field(default_factory=list)
     tallies: dict[str, int] = field(default_factory=dict)
 
@@ -165,6 +145,20 @@ class Reckoning:
         if self.tallies["records that the chain verifies"] < len(ids):
             self.problems.append(f"the chain holds {verification.get('verified_count')} records, listed are {len(ids)}")
 
+    def order(self) -> None:
+        """The log tells of each task's changes in the order in which its one writer made them."""
+        made: dict[str, list[str]] = defaultdict(list)
+        for write in self.writes:
+            made[write.task].append(write.key)
+        told: dict[str, list[str]] = defaultdict(list)
+        for event in reversed(self._of_writes()):  # listed are the newest first
+            keys, key = told[event["target"]["id"]], attempt_of(event["request_id"])
+            if keys[-1:] != [key]:
+                keys.append(key)
+        self.tallies["tasks whose changes are told in their order"] = sum(told[task] == made[task] for task in made)
+        wrong = [task for task in made if told[task] != made[task]]
+        self.problems += [f"changes of {task}: made {made[task]}, told {told[task]}" for task in wrong[:5]]
+
     def inboxes(self) -> None:
         """Whoever was assigned was told once; no notification tells of an event that is not on record."""
         by_event = {event["id"]: event for event in self.facts.events}
@@ -187,7 +181,7 @@ class Reckoning:
 
     def webhooks(self, hooks: Sequence[Hook]) -> None:
         """One delivery for each event and webhook; the receiver heard of each that was made, under one webhook-id."""
-        events = [event["id"] for event in self._of_writes()]
+        events = [event["id"] for event in self._of_writes() if fnmatchcase(event["type"], self.heard)]
         mine = [delivery for delivery in self.facts.deliveries if delivery.get("webhook") == self.webhook]
         self._each_once("webhook deliveries", events, (delivery["event"] for delivery in mine))
         unmade = [delivery for delivery in self.facts.deliveries if delivery["state"] != "delivered"]
@@ -205,33 +199,38 @@ class Reckoning:
         self.tallies["whole requests at the receiver"] = len(hooks)
         self.problems += [f"event {event} came under {sorted(names)}" for event, names in ids.items() if len(names) > 1]
 
-    def files(self, folder: Path) -> None:
-        """The files are whole, hold nothing on its way and nothing without what it belongs to."""
-        for name in (*SERVICES, "broker"):
-            if (answer := in_files(folder, name, "PRAGMA integrity_check")) != [("ok",)]:
-                self.problems.append(f"{name}.db is damaged: {answer[:3]}")
-            if broken := in_files(folder, name, "PRAGMA foreign_key_check"):
-                self.problems.append(f"{name}.db: rows refer to what is not there: {broken[:3]}")
-        self.problems += [f"{count} left in {where}" for where, count in left_over(folder, self.cut_off).items()]
-        for queue, event, reason in in_files(folder, "broker", "SELECT queue, event_id, reason FROM dead_letters"):
-            self.problems.append(f"{queue} gave up {event}: {reason}")
-        keys = in_files(folder, "tasks", "SELECT key FROM idempotency WHERE key LIKE 'write-%'")
-        self._each_once("idempotency records", (write.key for write in self.writes), (key for (key,) in keys))
-        self._orphans(folder)
+    async def stores(self, stores: Stores, project: str, run: str = "write-") -> None:
+        """What stands behind the server is whole, holds nothing on its way and nothing without what it belongs to.
 
-    def _orphans(self, folder: Path) -> None:
-        tasks = {row[0] for row in in_files(folder, "tasks", "SELECT id FROM tasks")}
+        Args:
+            stores: where to look.
+            project: the key of the writers' project.
+            run: what the keys of the writes begin with.
+        """
+        self.problems += await stores.damage()
+        left = await stores.left_over(self.cut_off)
+        self.tallies["events in outboxes and queues"] = sum(left.values())
+        self.problems += [f"{count} left in {where}" for where, count in left.items()]
+        dead = await stores.given_up()
+        self.tallies["dead letters"] = len(dead)
+        self.problems += [f"given up: {each}" for each in dead]
+        keys = await stores.rows("tasks", f"SELECT key FROM idempotency WHERE key LIKE '{run}%'")
+        self._each_once("idempotency records", (write.key for write in self.writes), (key for (key,) in keys))
+        in_project = f"SELECT id FROM tasks WHERE project = (SELECT id FROM projects WHERE key = '{project}')"
+        tasks = {row[0] for row in await stores.rows("tasks", in_project)}
         targets = {event["target"]["id"] for event in self._of_writes()}
         self.problems += [f"the log tells of task {task}, which is not there" for task in sorted(targets - tasks)[:5]]
         self.problems += [f"the log does not know of task {task}" for task in sorted(tasks - targets)[:5]]
-        (found,) = in_files(folder, "tasks", "SELECT (SELECT count(*) FROM tasks), (SELECT count(*) FROM task_search)")
-        if found[0] != found[1]:
-            self.problems.append(f"{found[0]} tasks, but {found[1]} in the search index")
-        heard = dict(in_files(folder, "audit", "SELECT consumer, count(*) FROM inbox GROUP BY consumer"))
-        (records,) = in_files(folder, "audit", "SELECT count(*) FROM records")
-        self.tallies["records in the audit file"] = records[0]
-        if sum(heard.values()) < records[0]:
-            self.problems.append(f"the audit log has {records[0]} records of {heard} events heard")
+        counts = "SELECT (SELECT count(*) FROM tasks), (SELECT count(*) FROM task_search)"
+        ((there, found),) = await stores.rows("tasks", counts)
+        self.tallies["tasks that search finds"] = found
+        if there != found:
+            self.problems.append(f"{there} tasks, but {found} in the search index")
+        ((heard,),) = await stores.rows("audit", "SELECT count(*) FROM inbox")
+        ((records,),) = await stores.rows("audit", "SELECT count(*) FROM records")
+        self.tallies["records in the audit log"] = records
+        if heard < records:
+            self.problems.append(f"the audit log has {records} records of {heard} events heard")
 
     def report(self) -> str:
         """The tallies, one a line."""

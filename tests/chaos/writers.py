@@ -1,12 +1,18 @@
-"""Clients that write until they are answered: one Idempotency-Key a write, another request id for each attempt."""
+"""Clients that write until they are answered: one Idempotency-Key a write, another request id for each attempt.
+
+They read what they wrote, and it must be there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -15,7 +21,13 @@ __all__ = ["Crew", "Write", "attempt_of"]
 
 _NEXT_STATES = {"todo": ("in_progress", "done"), "in_progress": ("todo", "done"), "done": ("todo",)}
 # What a server may answer that is not the end of it; everything else that is no success is a finding.
-_AGAIN = frozenset({"IDEMPOTENCY_KEY_IN_FLIGHT", "DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
+_AGAIN = frozenset(
+    {"IDEMPOTENCY_KEY_IN_FLIGHT", "DATABASE_UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAVAILABLE", "SERVICE_UNREACHABLE",
+     "SERVER_STOPPING"}
+)  # fmt: skip
+_PAUSE = 0.05
+_READS = 0.25
+"""The share of writes that are followed by reads."""
 
 
 @dataclass(slots=True)
@@ -55,26 +67,40 @@ class Crew:
     """All writers, and what they share.
 
     Attributes:
+        urls: of the server; where there are several gateways, a request that was not answered goes to the next.
+        project: where they write, a key.
+        assignees: whom they assign.
+        strict: every error answer is a failure, whatever it says; such are kept in `failed`.
+        rate: writes a second of all together; 0: as fast as they are answered.
         up: set while the server is thought to answer; who was refused waits for it.
         acknowledged: the writes that were answered, in this order.
-        sent: how many requests went out.
+        answered: when each was, by `time.monotonic`.
+        sent: how many requests to write went out.
+        reads: how many reads were answered.
         lost: how many attempts ended without an answer, by the kind of error.
         waiting: how many writers wait for the server.
     """
 
-    url: str
+    urls: Sequence[str]
     project: str
     assignees: Sequence[str]
+    strict: bool = False
+    rate: float = 0
     up: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledged: list[Write] = field(default_factory=list)
+    answered: list[float] = field(default_factory=list)
     sent: int = 0
+    reads: int = 0
     lost: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
     waiting: int = 0
     _finished: bool = False
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _pace: float = 0
 
     def begin(self, tokens: Sequence[str], seed: int) -> None:
         """Starts one writer for each token."""
+        self._pace = len(tokens) / self.rate if self.rate else 0
         for number, token in enumerate(tokens):
             writer = _Writer(self, f"write-{seed}-{number}", token, random.Random(f"{seed}/{number}"))
             self._tasks.append(asyncio.create_task(writer.run()))
@@ -97,6 +123,16 @@ class Crew:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def longest_silence(self, since: float) -> float:
+        """The longest time without an answer to a write since then, in seconds."""
+        times = [since, *(moment for moment in self.answered if moment >= since), time.monotonic()]
+        return max(after - before for before, after in pairwise(times))
+
+    @property
+    def pace(self) -> float:
+        """Seconds between two writes of one writer."""
+        return self._pace
+
     @property
     def finished(self) -> bool:
         """Nobody is to begin another write."""
@@ -111,15 +147,27 @@ class _Writer:
         self._rng = rng
         self._count = 0
         self._tasks: dict[str, Mapping[str, Any]] = {}
+        self._clients: list[httpx.AsyncClient] = []
 
     async def run(self) -> None:
-        async with httpx.AsyncClient(base_url=self._crew.url, headers=self._headers, timeout=30) as client:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            for url in self._crew.urls:
+                client = httpx.AsyncClient(base_url=url, headers=self._headers, timeout=30)
+                self._clients.append(await stack.enter_async_context(client))
+            self._rng.shuffle(self._clients)
+            due = loop.time() + self._rng.random() * self._crew.pace
             while not self._crew.finished:
+                await asyncio.sleep(due - loop.time())
+                due = max(due + self._crew.pace, loop.time())
                 write = self._next()
-                await self._until_acknowledged(client, write)
+                await self._until_acknowledged(write)
                 assert write.answer is not None
                 self._tasks[write.task] = write.answer
                 self._crew.acknowledged.append(write)
+                self._crew.answered.append(time.monotonic())
+                if self._rng.random() < _READS:
+                    await self._read(write.answer)
 
     def _next(self) -> Write:
         self._count += 1
@@ -150,34 +198,49 @@ class _Writer:
             return Write(key, kind, "POST", f"{path}:transition", {"state": state}, events, task["id"])
         return Write(key, "update", "PATCH", path, {"description": key}, {"task.updated": ()}, task["id"])
 
-    async def _until_acknowledged(self, client: httpx.AsyncClient, write: Write) -> None:
+    async def _read(self, task: Mapping[str, Any]) -> None:
+        """What was acknowledged is there, for the one who wrote it, at once."""
+        found = (await self._answered("GET", f"/v1/tasks/{task['id']}")).json()
+        assert found == task, f"read {found} after {task} was acknowledged"
+        listed = await self._answered("GET", f"/v1/tasks?project={self._crew.project}&page_size=3")
+        assert len(listed.json()["tasks"]) > 0
+        self._crew.reads += 2
+
+    async def _until_acknowledged(self, write: Write) -> None:
+        response = await self._answered(write.verb, write.path, write)
+        answer = response.json()
+        if write.task:
+            assert answer["id"] == write.task, f"{write.key} was answered with another task"
+        write.answer, write.task = answer, answer["id"]
+        write.replayed = response.headers.get("idempotency-replayed") == "true"
+
+    async def _answered(self, verb: str, path: str, write: Write | None = None) -> httpx.Response:
+        """The answer, however often it takes to ask."""
+        crew = self._crew
         while True:
-            self._crew.waiting += 1
-            await self._crew.up.wait()
-            self._crew.waiting -= 1
-            write.attempts += 1
-            self._crew.sent += 1
+            crew.waiting += 1
+            await crew.up.wait()
+            crew.waiting -= 1
+            arguments: dict[str, Any] = {}
+            if write is not None:
+                write.attempts += 1
+                crew.sent += 1
+                headers = {"idempotency-key": write.key, "x-request-id": f"{write.key}.{write.attempts}"}
+                arguments = {"json": write.body, "headers": headers}
             try:
-                response = await client.request(
-                    write.verb,
-                    write.path,
-                    json=write.body,
-                    headers={"idempotency-key": write.key, "x-request-id": f"{write.key}.{write.attempts}"},
-                )
+                response = await self._clients[0].request(verb, path, **arguments)
             except httpx.TransportError as error:
-                self._crew.lost[type(error).__name__] += 1
-                await asyncio.sleep(0)  # let the killer say that the server is down
+                crew.lost[type(error).__name__] += 1
+                self._clients.append(self._clients.pop(0))
+                # Let the killer say that the server is down.
+                await asyncio.sleep(0 if not crew.rate else _PAUSE / len(self._clients))
                 continue
             if response.is_success:
-                answer = response.json()
-                if write.task:
-                    assert answer["id"] == write.task, f"{write.key} was answered with another task"
-                write.answer, write.task = answer, answer["id"]
-                write.replayed = response.headers.get("idempotency-replayed") == "true"
-                return
+                return response
             reason = response.json().get("reason", "") if "json" in response.headers.get("content-type", "") else ""
-            assert reason in _AGAIN, (
-                f"{write.verb} {write.path} with {write.body}: {response.status_code} {response.text}"
-            )
-            self._crew.lost[reason] += 1
-            await asyncio.sleep(0.01)
+            told = f"{verb} {path} with {arguments}: {response.status_code} {response.text}"
+            if crew.strict:
+                crew.failed.append(told)
+            assert reason in _AGAIN, told
+            crew.lost[reason] += 1
+            await asyncio.sleep(_PAUSE if crew.rate else 0.01)

@@ -1,0 +1,161 @@
+"""A server with people who write, people who are told of it, a webhook; and the reckoning at the end of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+from standardwebhooks import Webhook
+
+from tests.chaos.reconcile import Reckoning, collect, whole
+from tests.chaos.stores import Stores
+from tests.chaos.writers import Crew
+from tests.contract.receivers import HookServer
+from tests.contract.waiting import eventually
+from tests.serving import ADMIN, PASSWORD
+
+__all__ = ["ASSIGNEES", "SETTINGS", "WRITERS", "Scene", "people"]
+
+WRITERS = 6
+ASSIGNEES = 5
+SETTINGS = {"password_hash": "fast", "rate_limit": "off", "webhook_allow_private": "true", "signup": "open"}
+
+
+@dataclass(slots=True)
+class Scene:
+    """A project, its people and a webhook.
+
+    Attributes:
+        urls: of the server's gateways.
+        run: a number that nobody else has; part of all names and of the ids of all requests.
+        heard: the events that the webhook hears.
+    """
+
+    urls: Sequence[str]
+    run: int
+    project: str
+    heard: str
+    hooks: HookServer
+    admin: str = ""
+    writers: list[str] = field(default_factory=list)
+    assignees: dict[str, str] = field(default_factory=dict)
+    webhook: str = ""
+    secret: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where the webhook receives."""
+        return f"/events/{self.run}"
+
+    def crew(self, *, strict: bool = False, rate: float = 0) -> Crew:
+        """Its writers, who do not write yet."""
+        return Crew(self.urls, self.project, list(self.assignees), strict, rate)
+
+    @asynccontextmanager
+    async def writing(self, *, strict: bool = False, rate: float = 0) -> AsyncIterator[Crew]:
+        """Its writers, at work as soon as they are told that the server is up; dismissed afterwards."""
+        crew = self.crew(strict=strict, rate=rate)
+        crew.begin(self.writers, self.run)
+        try:
+            yield crew
+        finally:
+            await crew.dismiss()
+
+    async def reckon(self, crew: Crew, besides: Collection[str] = (), *, alone: bool = True) -> Reckoning:
+        """Compares what the writers were told with what REST answers. `alone`: nobody else is at work there."""
+        mine = f'request_id.startsWith("write-{self.run}-") || request_id.startsWith("scene-{self.run}-")'
+        facts = await collect(
+            self.urls[0],
+            self.admin,
+            self.assignees,
+            self.project,
+            events="" if alone else mine,
+            deliveries="" if alone else f'webhook == "{self.webhook}"',
+        )
+        reckoning = Reckoning(crew.acknowledged, facts, self.webhook, besides, self.heard)
+        reckoning.tasks()
+        reckoning.audit()
+        reckoning.order()
+        reckoning.inboxes()
+        hooks = whole(self.hooks.at(self.path))
+        reckoning.webhooks(hooks)
+        for hook in hooks:
+            Webhook(self.secret).verify(hook.body, hook.headers)  # raises for a wrong signature
+        return reckoning
+
+    async def settle(self, stores: Stores, seconds: float, besides: Collection[str] | None = ()) -> None:
+        """Returns when no event and no delivery is on its way, but for the deliveries named; None: but for those whose
+        time has not come."""
+
+        async def nothing_left() -> bool:
+            left = await stores.left_over(besides if besides is not None else await stores.cut_off())
+            if left:
+                await asyncio.sleep(0.1)  # looking costs the servers something
+                raise AssertionError(f"still on their way: {left}")
+            return True
+
+        await eventually(nothing_left, "rest", seconds=seconds, ignore=(AssertionError,))
+
+
+async def people(
+    urls: Sequence[str], hooks: HookServer, *, writers: int = WRITERS, assignees: int = ASSIGNEES, heard: str = "task.*"
+) -> Scene:
+    """Makes them all. An administrator is there already; what only comes after an event is waited for."""
+    run = secrets.randbelow(10**9)
+    scene = Scene(urls, run, f"C{secrets.token_hex(4).upper()}", heard, hooks)
+    count = itertools.count()
+
+    async def number(request: httpx.Request) -> None:
+        request.headers["x-request-id"] = f"scene-{run}-{next(count)}"
+
+    async with httpx.AsyncClient(base_url=urls[0], timeout=30, event_hooks={"request": [number]}) as client:
+        scene.admin = await eventually(lambda: _sign_in(client, ADMIN), "the administrator", seconds=60,
+                                       ignore=(AssertionError,))  # fmt: skip
+        project = {"key": scene.project, "display_name": "Chaos", "visibility": "private"}
+        await _post(client, "/v1/projects", project, scene.admin)
+        webhook = {"url": f"{hooks.url}{scene.path}", "event_types": [heard]}
+        made = await _post(client, "/v1/webhooks", webhook, scene.admin)
+        scene.webhook, scene.secret = made["id"], made["secret"]
+        names = [*(f"writer{n}" for n in range(writers)), *(f"assignee{n}" for n in range(assignees))]
+        for name, (identifier, token) in zip(
+            names, await asyncio.gather(*(_person(client, scene, name) for name in names)), strict=True
+        ):
+            if name.startswith("writer"):
+                scene.writers.append(token)
+            else:
+                scene.assignees[identifier] = token
+    return scene
+
+
+async def _person(client: httpx.AsyncClient, scene: Scene, name: str) -> tuple[str, str]:
+    email = f"{name}-{scene.run}@example.org"
+    await _post(client, "/v1/auth/register", {"email": email, "password": PASSWORD, "display_name": name})
+    token = await eventually(lambda: _sign_in(client, email), f"the account of {name}", seconds=30,
+                             ignore=(AssertionError,))  # fmt: skip
+    headers = {"authorization": f"Bearer {token}"}
+    me = (await client.get("/v1/users/me", headers=headers)).json()
+    role = "editor" if name.startswith("writer") else "viewer"
+    await _post(client, f"/v1/projects/{scene.project}/members", {"user": me["id"], "role": role}, scene.admin)
+
+    async def may_read() -> bool:
+        return (await client.get(f"/v1/tasks?project={scene.project}", headers=headers)).is_success
+
+    await eventually(may_read, f"the first role of {name}", seconds=30)
+    return me["id"], token
+
+
+async def _post(client: httpx.AsyncClient, path: str, body: object, token: str = "") -> dict[str, str]:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    response = await client.post(path, json=body, headers=headers)
+    assert response.is_success, f"{path}: {response.status_code} {response.text}"
+    answer: dict[str, str] = response.json()
+    return answer
+
+
+async def _sign_in(client: httpx.AsyncClient, email: str) -> str:
+    return (await _post(client, "/v1/auth/login", {"email": email, "password": PASSWORD}))["access_token"]
