@@ -387,7 +387,8 @@ async def test_another_organizations_administrator_sees_nothing(
     assert await _state(admin, world.things) == world.before
 
 
-async def test_another_organizations_user_cannot_be_named(world: World) -> None:
+@pytest.mark.parametrize("wire", ["local", "cluster_rest"])
+async def test_another_organizations_user_cannot_be_named(world: World, wire: str) -> None:
     """AUTHZ-1: neither as member, assignee nor holder of a role; a key is free again."""
     editor = world.people["project editor"]
     assert editor is not None

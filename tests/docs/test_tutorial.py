@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.parts.install import program
 from tests.serving import free_port
 
 BLOCK = re.compile(r"```(bash(?: \{ \.server \})?|python)\n(.*?)```", re.DOTALL)
@@ -75,6 +76,7 @@ def _blocks(repo: Path) -> list[tuple[str, str]]:
 @pytest.mark.usefixtures("server")
 def test_the_tutorial_works_as_it_is_written(repo: Path, checkout: Path, environment: dict[str, str]) -> None:
     """OPS-1, CLI-2, SDK-1: each block runs in order, in one shell, and none fails."""
+    program("curl")
     script = ["set -euo pipefail"]
     for kind, text in _blocks(repo):
         if kind == "bash":

@@ -65,6 +65,7 @@ PARTS = {
     ),
     # What Debian has in PATH is a wrapper that changes the user and the folder.
     "rabbitmq": Part("RabbitMQ", "rabbitmq-server", "rabbitmq-server", ("usr/lib/rabbitmq/bin/rabbitmq-server",)),
+    "curl": Part("curl", "curl", "curl"),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import argon2
@@ -198,15 +199,26 @@ async def test_an_old_hash_is_made_anew_at_sign_in(house: House) -> None:
 async def test_a_flood_of_sign_ins_is_told_to_come_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """AUTHN-8: hashing is bounded; the answer is 503 with a time, not a queue without end."""
     await house.register("ann@example.com")
-    hasher = PasswordHasher("fast", at_once=1, waiting=0)
-    monkeypatch.setattr(house.services["authentication"].parts.handlers._parts.passwords, "_limit", hasher._limit)  # type: ignore[attr-defined]
-    answers = await asyncio.gather(
-        *(house.login("ann@example.com", ip=f"192.0.2.{n}") for n in range(8)), return_exceptions=True
-    )
-    refused = [answer for answer in answers if isinstance(answer, UnavailableError)]
-    assert refused
-    assert len(refused) < 8
-    assert all(error.reason == "PASSWORD_QUEUE_FULL" and error.retry_after for error in refused)
+    passwords = house.services["authentication"].parts.handlers._parts.passwords  # type: ignore[attr-defined]
+    monkeypatch.setattr(passwords, "_limit", PasswordHasher("fast", at_once=1, waiting=0)._limit)
+    verify, go_on = passwords._verify, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        go_on.wait(30)
+        return verify(*arguments)
+
+    monkeypatch.setattr(passwords, "_verify", slow)
+    logins = [asyncio.create_task(house.login("ann@example.com", ip=f"192.0.2.{n}")) for n in range(8)]
+    done, waiting = await asyncio.wait(logins, return_when=asyncio.FIRST_COMPLETED)
+    while len(waiting) > 1:
+        more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        done |= more
+    go_on.set()
+    refused = [task.exception() for task in done]
+    assert len(refused) == 7
+    assert all(isinstance(error, UnavailableError) for error in refused)
+    assert all(error.reason == "PASSWORD_QUEUE_FULL" and error.retry_after for error in refused)  # type: ignore[union-attr]
+    assert (await waiting.pop()).access_token
 
 
 async def test_sessions_and_brakes_survive_a_restart(databases: Databases) -> None:
