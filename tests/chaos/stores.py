@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 
 from taskman_server.settings import SERVICES
 from tests.parts.postgresql import PostgreSQL
