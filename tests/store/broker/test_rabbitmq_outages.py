@@ -128,6 +128,23 @@ async def test_while_it_is_away_every_call_says_so_soon(private: RabbitMQ, broke
     assert broker.connected
 
 
+async def test_who_hears_and_says_nothing_connects_again_when_asked_for_figures(
+    private: RabbitMQ, broker: RabbitBroker
+) -> None:
+    """OPS-7: a service without queues that writes nothing just then would stay degraded in `/readyz` for ever."""
+    await asyncio.to_thread(private.restart)
+    assert not broker.connected
+
+    async def asked() -> bool:
+        try:
+            return await broker.stats_of([]) == {}
+        except BrokerUnavailable:
+            return False
+
+    await until(asked, seconds=30)
+    assert broker.connected
+
+
 async def test_what_was_in_hand_comes_again_and_listeners_go_on(private: RabbitMQ, broker: RabbitBroker) -> None:
     """EVENT-2: durable; what was acknowledged does not come again."""
     await broker.declare("audit.all", ["#"])

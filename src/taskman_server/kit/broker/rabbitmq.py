@@ -226,7 +226,11 @@ class RabbitBroker:
         return await self.stats_of(list(dict.fromkeys((*self._declared, *self._consumers))))
 
     async def stats_of(self, queues: Sequence[str]) -> dict[str, QueueStats]:
-        """The figures of these queues; those that nobody declared are left out."""
+        """The figures of these queues; those that nobody declared are left out.
+
+        Connects where the connection was lost, for no queue too. Raises BrokerUnavailable.
+        """
+        await self._sending.connection()
         answer: dict[str, QueueStats] = {}
         left = list(queues)
         while left:
