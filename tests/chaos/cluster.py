@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 
 from taskman_server.settings import SERVICES
-from tests.chaos.reconcile import Reckoning
-from tests.chaos.scene import SETTINGS, Scene, people
+from tests.chaos.scene import SETTINGS
 from tests.chaos.stores import ClusterStores
-from tests.chaos.writers import Crew
+from tests.chaos.trial import Deployment
 from tests.contract.receivers import HookServer
 from tests.contract.servers import ServerProcess
 from tests.contract.waiting import eventually
@@ -29,7 +26,7 @@ from tests.parts.redis import RedisServer, private_redis
 from tests.parts.servers import run_async
 from tests.serving import ADMIN, PASSWORD, free_port, free_ports
 
-__all__ = ["GATEWAY", "PROCESSES", "Cluster", "Parts", "Run", "supervised"]
+__all__ = ["GATEWAY", "PROCESSES", "Cluster", "Parts", "supervised"]
 
 GATEWAY = "gateway"
 PROCESSES = (*SERVICES, GATEWAY)
@@ -43,6 +40,7 @@ class Parts:
     rabbitmq: RabbitMQ
     redis: RedisServer
     broker_way: TcpProxy
+    vhost: str
     settings: dict[str, str]
     stores: ClusterStores
 
@@ -69,7 +67,7 @@ class Parts:
             }
             vhost = broker_url.rpartition("/")[2]
             stores = ClusterStores(database_url, postgresql, rabbitmq, vhost)
-            yield cls(postgresql, rabbitmq, redis, way, settings, stores)
+            yield cls(postgresql, rabbitmq, redis, way, vhost, settings, stores)
 
 
 class _Supervised(ServerProcess):
@@ -83,7 +81,7 @@ class _Supervised(ServerProcess):
         return ["--cluster", "--port", str(self.port)]
 
 
-class Cluster:
+class Cluster(Deployment):
     """Eight processes and what watches them; between the gateway and the task service there is a network that fails on
     demand."""
 
@@ -102,6 +100,7 @@ class Cluster:
         }
         self.process = _Supervised(folder, free_port(), **parts.settings, **settings)
         self.url = f"http://127.0.0.1:{self.process.port}"
+        self.urls = [self.url]
 
     def close(self) -> None:
         """Ends it as an operator would."""
@@ -144,13 +143,13 @@ class Cluster:
     def _port_of(self, name: str) -> int:
         return self._operations + SERVICES.index(name)
 
-    async def well(self, *but: str, seconds: float = 90) -> None:
-        """Returns when all processes are ready, without a hand from here."""
+    async def well(self, seconds: float = 90) -> None:
+        """See `Deployment`."""
 
         async def look() -> bool:
             assert self.process.process.poll() is None, self.tail()
             for name in PROCESSES:
-                if name not in but and not await self.ready(name):
+                if not await self.ready(name):
                     return False
             return True
 
@@ -165,97 +164,8 @@ class Cluster:
         await eventually(look, f"another {name}", seconds=seconds)
 
     def tail(self) -> str:
-        """The end of the log."""
-        return self.process.stderr.read_text(errors="replace")[-6000:]
-
-    @asynccontextmanager
-    async def run(self, title: str, *, rate: float, writers: int) -> AsyncIterator[Run]:
-        """Clients write while something happens; then everything is at rest and counted. Prints the tallies."""
-        await self.well()
-        scene = await people([self.url], self.hooks, writers=writers, heard="task.completed")
-        async with scene.writing(rate=rate) as crew:
-            crew.up.set()
-            run = Run(title, self, scene, crew)
-            await run.wrote(10)
-            try:
-                yield run
-                await run.reckon()
-            except BaseException:
-                print(self.tail())
-                raise
-
-
-@dataclass(slots=True)
-class Run:
-    """One trial.
-
-    Attributes:
-        title: what is done.
-        notes: what was measured meanwhile.
-        reckoning: once it is over.
-    """
-
-    title: str
-    cluster: Cluster
-    scene: Scene
-    crew: Crew
-    notes: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-    reckoning: Reckoning | None = None
-
-    async def wrote(self, count: int = 1, seconds: float = 60) -> float:
-        """Returns when so many more writes are acknowledged; how many seconds that took."""
-        began, enough = time.monotonic(), len(self.crew.acknowledged) + count
-
-        async def look() -> bool:
-            self.crew.check()
-            return len(self.crew.acknowledged) >= enough
-
-        await eventually(look, f"{count} more writes", seconds=seconds)
-        return time.monotonic() - began
-
-    async def writing_for(self, seconds: float) -> None:
-        """Lets them write for a while: for the length of an outage there is no condition but its length."""
-        await asyncio.sleep(seconds)
-        self.crew.check()
-
-    async def caught_up(self, seconds: float = 120) -> float:
-        """Returns when an event of now has reached the audit log; how many seconds that took. Writers go on."""
-        began = time.monotonic()
-        await self.wrote()
-        request = f"{self.crew.acknowledged[-1].key}.%"
-        query = f"SELECT count(*) FROM records WHERE request_id LIKE '{request}'"
-
-        async def look() -> bool:
-            self.crew.check()
-            await asyncio.sleep(0.05)
-            return bool((await self.cluster.stores.rows("audit", query))[0][0])
-
-        await eventually(look, "the audit log", seconds=seconds, ignore=(OSError,))
-        return time.monotonic() - began
-
-    async def reckon(self) -> None:
-        """Writers end, all comes to rest, and is compared."""
-        cluster, scene, crew = self.cluster, self.scene, self.crew
-        await crew.finish(60)
-        seconds = time.monotonic() - self.began
-        await cluster.well()
-        began = time.monotonic()
-        await scene.settle(cluster.stores, 120, None)
-        rest = time.monotonic() - began
-        besides = await cluster.stores.cut_off()
-        self.reckoning = await scene.reckon(crew, besides, alone=False)
-        await scene.settle(cluster.stores, 60, None)  # what the reading itself put on record
-        await self.reckoning.stores(cluster.stores, scene.project, f"write-{scene.run}-")
-        rate = len(crew.acknowledged) / seconds
-        lines = [
-            f"\n{self.title}: {seconds:.1f} s, {rate:.0f} writes/s, {crew.reads} reads, at rest after {rest:.1f} s"
-        ]
-        lines += [f"  {note}" for note in self.notes]
-        lines += [f"  attempts without an answer or with 'try again': {dict(crew.lost)}", self.reckoning.report()]
-        self.notes = ["\n".join(lines)]
-        print(self.notes[0])
-        assert not self.reckoning.problems, "\n".join(self.reckoning.problems)
+        """See `Deployment`."""
+        return self.process.stderr.read_text(errors="replace")[-3000:]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -97,13 +98,31 @@ class Crew:
     _finished: bool = False
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _pace: float = 0
+    _writers: int = 0
 
     def begin(self, tokens: Sequence[str], seed: int) -> None:
         """Starts one writer for each token."""
         self._pace = len(tokens) / self.rate if self.rate else 0
+        self._writers = len(tokens)
         for number, token in enumerate(tokens):
             writer = _Writer(self, f"write-{seed}-{number}", token, random.Random(f"{seed}/{number}"))
             self._tasks.append(asyncio.create_task(writer.run()))
+
+    def one(self, token: str, name: str) -> tuple[str, asyncio.Task[None]]:
+        """One task is created, whether or not the others wait; the write's key, and its end."""
+        up = asyncio.Event()
+        up.set()
+        writer = _Writer(self, f"write-{name}", token, random.Random(name), up)
+        self._tasks.append(asyncio.create_task(writer.run(1)))
+        return f"write-{name}-1", self._tasks[-1]
+
+    async def pause(self, seconds: float = 30) -> None:
+        """Returns when all wait; `up` lets them go on."""
+        self.up.clear()
+        async with asyncio.timeout(seconds):
+            while self.waiting < self._writers:
+                self.check()
+                await asyncio.sleep(0.002)
 
     def check(self) -> None:
         """Raises what a writer failed with: an answer that must not be."""
@@ -140,16 +159,17 @@ class Crew:
 
 
 class _Writer:
-    def __init__(self, crew: Crew, name: str, token: str, rng: random.Random) -> None:
+    def __init__(self, crew: Crew, name: str, token: str, rng: random.Random, up: asyncio.Event | None = None) -> None:
         self._crew = crew
         self._name = name
         self._headers = {"authorization": f"Bearer {token}"}
         self._rng = rng
+        self._up = up or crew.up
         self._count = 0
         self._tasks: dict[str, Mapping[str, Any]] = {}
         self._clients: list[httpx.AsyncClient] = []
 
-    async def run(self) -> None:
+    async def run(self, writes: int = sys.maxsize) -> None:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             for url in self._crew.urls:
@@ -157,8 +177,8 @@ class _Writer:
                 self._clients.append(await stack.enter_async_context(client))
             self._rng.shuffle(self._clients)
             due = loop.time() + self._rng.random() * self._crew.pace
-            while not self._crew.finished:
-                await asyncio.sleep(due - loop.time())
+            while self._count < writes and not self._crew.finished:
+                await self._rest(due - loop.time())
                 due = max(due + self._crew.pace, loop.time())
                 write = self._next()
                 await self._until_acknowledged(write)
@@ -168,6 +188,13 @@ class _Writer:
                 self._crew.answered.append(time.monotonic())
                 if self._rng.random() < _READS:
                     await self._read(write.answer)
+
+    async def _rest(self, seconds: float) -> None:
+        """Until the next write; who rests waits for nobody, and so counts as waiting."""
+        if seconds > 0:
+            self._crew.waiting += 1
+            await asyncio.sleep(seconds)
+            self._crew.waiting -= 1
 
     def _next(self) -> Write:
         self._count += 1
@@ -219,7 +246,7 @@ class _Writer:
         crew = self._crew
         while True:
             crew.waiting += 1
-            await crew.up.wait()
+            await self._up.wait()
             crew.waiting -= 1
             arguments: dict[str, Any] = {}
             if write is not None:
