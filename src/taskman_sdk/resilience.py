@@ -136,6 +136,11 @@ class Gate:
             retry_after=max(left, 0.0),
         )
 
+    def hint(self) -> None:
+        """Tells of a sign that the host is back: the next attempt is the probe, now."""
+        if self.state == "open":
+            self._opened = self._clock() - self._reset_timeout
+
     def leave(self, probe: bool, success: bool | None) -> None:
         """Tells how the attempt went; None for one that says nothing, such as a cancelled one."""
         if probe:

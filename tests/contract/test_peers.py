@@ -233,11 +233,11 @@ async def test_an_address_that_swallows_everything_is_given_up_soon(hood: Hood) 
 # --- breaker and budget ---------------------------------------------------------------------------------------------
 
 
-async def opened_breaker(hood: Hood, replica: Replica, seen: list[str]) -> PeerChannel:
+async def opened_breaker(hood: Hood, replica: Replica, seen: list[str], reset_seconds: float = 0.5) -> PeerChannel:
     """A channel whose service was away for long enough."""
     channel = hood.channel(
         start_seconds=0, policy=RetryPolicy(max_retries=0), observe=lambda what, service: seen.append(what),
-        reset_seconds=0.5,
+        reset_seconds=reset_seconds,
     )  # fmt: skip
     await call(channel, hood.service, text="x")
     await replica.server.stop(0)
@@ -269,6 +269,18 @@ async def test_the_breaker_opens_and_recovers_with_one_probe(hood: Hood) -> None
     await asyncio.gather(*waiting)
     await asyncio.gather(*(call(channel, hood.service, text="x") for _ in range(10)))
     assert later.calls == 11
+
+
+async def test_a_connection_that_is_back_is_probed_at_once(hood: Hood) -> None:
+    """SDK-3, OPS-2: a process that was started again is back before the breaker's time is over."""
+    replica = await hood.replica()
+    channel = await opened_breaker(hood, replica, [], reset_seconds=300)
+    with pytest.raises(UnavailableError):
+        await call(channel, hood.service, text="x")
+    later = await hood.replica(int(replica.address.rpartition(":")[2]))
+    await until(channel.ready)
+    await call(channel, hood.service, text="x")
+    assert later.calls == 1
 
 
 @pytest.mark.parametrize("batching", [False, True])

@@ -139,6 +139,14 @@ class _Target:
         self.gate = Gate(f"the {service} service", reset_timeout=reset_seconds)
         self.line = _Line(address, service, identity)
         self.last_success = self.last_loss = 0.0
+        self._away = False
+
+    def enter(self) -> bool:
+        """See `Gate.enter`; a connection that has come back is probed at once."""
+        if self._away and self.line.connected:
+            self._away = False
+            self.gate.hint()
+        return self.gate.enter()
 
     def judge(self, started: float, timeout: float, error: BaseException | None) -> bool | None:
         """What the end of a call says about the target: it works, it does not, or nothing."""
@@ -146,6 +154,7 @@ class _Target:
             self.last_success = time.monotonic()
             return True
         if isinstance(error, _Fault):
+            self._away = True
             if error.unsent:
                 return False
             # One lost connection ends many calls at once: that is one failure, not one for each.
@@ -297,7 +306,7 @@ class PeerChannel:
         refused: UnavailableError | None = None
         for target in candidates:
             try:
-                return target, target.gate.enter()
+                return target, target.enter()
             except UnavailableError as error:
                 refused = refused or error
         assert refused is not None
