@@ -34,12 +34,7 @@ class Barrier:
         """Ends the sessions of those who wait: what they did is undone, as when PostgreSQL sees at once that the client
         is gone."""
         for pid in await self._waiting():
-            await self.connection.execute("SELECT pg_terminate_backend($1)", pid)
-
-            async def gone(pid: int = pid) -> bool:
-                return not await self.connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid)
-
-            await eventually(gone, "the end of a session")
+            assert await self.connection.fetchval("SELECT pg_terminate_backend($1, 10000)", pid)
 
     async def open(self) -> None:
         """Lets them go on, though the process that sent them may be dead: what was sent is done."""
@@ -92,7 +87,7 @@ async def before_delete(url: str, table: str, row: str) -> AsyncIterator[Barrier
     try:
         await connection.execute("BEGIN")
         assert await connection.fetch(f"SELECT 1 FROM {table} WHERE {row} FOR UPDATE")
-        query = "SELECT pid FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        query = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
         yield Barrier(connection, query, "ROLLBACK")
     finally:
         await connection.close()
