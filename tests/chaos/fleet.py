@@ -100,6 +100,8 @@ class Fleet(Deployment):
             **parts.settings,
             "data": str(folder / "data"),
             "certs": str(certs),
+            # In tokens and in page tokens: the same everywhere.
+            "public_url": f"http://127.0.0.1:{ports[0][2]}",
             "secret_key": secrets.token_hex(32),
             "drain_seconds": str(DRAIN_SECONDS),
             **{

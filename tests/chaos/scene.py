@@ -138,15 +138,14 @@ async def _person(client: httpx.AsyncClient, scene: Scene, name: str) -> tuple[s
     token = await eventually(lambda: _sign_in(client, email), f"the account of {name}", seconds=30,
                              ignore=(AssertionError,))  # fmt: skip
     headers = {"authorization": f"Bearer {token}"}
-    me = (await client.get("/v1/users/me", headers=headers)).json()
+
+    async def me() -> str:
+        return str((await client.get("/v1/users/me", headers=headers)).json().get("id", ""))
+
+    identifier = await eventually(me, f"the first role of {name}", seconds=30)
     role = "editor" if name.startswith("writer") else "viewer"
-    await _post(client, f"/v1/projects/{scene.project}/members", {"user": me["id"], "role": role}, scene.admin)
-
-    async def may_read() -> bool:
-        return (await client.get(f"/v1/tasks?project={scene.project}", headers=headers)).is_success
-
-    await eventually(may_read, f"the first role of {name}", seconds=30)
-    return me["id"], token
+    await _post(client, f"/v1/projects/{scene.project}/members", {"user": identifier, "role": role}, scene.admin)
+    return identifier, token
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: object, token: str = "") -> dict[str, str]:
