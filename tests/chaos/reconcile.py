@@ -175,7 +175,7 @@ class Reckoning:
             (
                 (user, attempt_of(by_event[event].get("request_id", "")))
                 for user, event, kind, _ in told
-                if kind == "task.assigned" and event in by_event
+                if kind == "task.assigned" and attempt_of(by_event.get(event, {}).get("request_id", ""))
             ),
         )
 

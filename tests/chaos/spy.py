@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractQueue
@@ -20,11 +20,14 @@ class Spy:
 
     channel: AbstractChannel
     queue: AbstractQueue
+    bodies: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name and envelope of each event that was heard, by id."""
 
     async def heard(self, word: str) -> dict[str, int]:
         """How often each event with that word in it was published until now; asked once."""
         found: Counter[str] = Counter()
         while (message := await self.queue.get(no_ack=True, fail=False)) is not None:
+            self.bodies[str(message.message_id)] = str(message.type), message.body.decode()
             if word in message.body.decode():
                 found[f"{message.type} {message.message_id}"] += 1
         return dict(found)
