@@ -235,6 +235,38 @@ async def test_an_unroutable_event_stays_and_holds_back_its_key_only(
     assert [message.id for message in await broker.peek("tasks.task")][-2:] == [lost.id, behind.id]
 
 
+async def test_what_was_held_back_is_tried_again_though_others_never_rest(
+    db: Database, broker: EmbeddedBroker, relay: Relay
+) -> None:
+    """EVENT-2: a relay that is woken again and again still looks whether somebody listens now."""
+    await broker.declare("tasks.task", ["task.#"])
+    outbox = Outbox(relay.wake)
+    lost = an_event("user.created", "user_1")
+    await write(db, outbox, lost)
+    relay.start()
+
+    async def never_rest() -> None:
+        while True:
+            relay.wake()
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(never_rest())
+    try:
+        await until(lambda: _returns(bool(relay.blocked)))
+        await broker.declare("tasks.task", ["task.#", "user.*"])
+
+        async def published() -> bool:
+            return await relay.pending() == 0
+
+        await until(published)
+    finally:
+        others.cancel()
+
+
+async def _returns(value: bool) -> bool:
+    return value
+
+
 async def test_what_a_crash_left_goes_first_at_the_start(db: Database, broker: EmbeddedBroker) -> None:
     """EVENT-1: published, not deleted: published again, queued once."""
     await broker.declare("tasks.task", ["#"])

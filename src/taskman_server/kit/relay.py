@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -104,7 +104,13 @@ class Relay:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._blocked: set[str] = set()
+        self._unblock_at = 0.0
         self._failures = 0
+
+    @property
+    def blocked(self) -> Set[str]:
+        """The keys whose events wait because nobody listens to the first of them."""
+        return self._blocked
 
     def wake(self) -> None:
         """There is something to publish."""
@@ -217,8 +223,19 @@ class Relay:
             if not self._blocked:
                 self._failures = 0
                 await _wait(self._wake, self._sweep)
-            elif not await _wait(self._wake, self._next_pause()):
-                self._blocked.clear()
+            else:
+                await self._wait_for_listeners()
+
+    async def _wait_for_listeners(self) -> None:
+        """Until there is more to publish, or it is time to try again what is blocked; whoever writes does not put that
+        off."""
+        now = asyncio.get_running_loop().time()
+        if not self._unblock_at:
+            self._unblock_at = now + self._next_pause()
+        await _wait(self._wake, self._unblock_at - now)
+        if asyncio.get_running_loop().time() >= self._unblock_at:
+            self._blocked.clear()
+            self._unblock_at = 0.0
 
     async def _pause(self) -> None:
         await _wait(self._stopping, self._next_pause())
