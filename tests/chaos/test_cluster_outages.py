@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
+from taskman_server.settings import SERVICES
 from tests.chaos.cluster import Cluster
 from tests.chaos.conftest import Size
 
+POOL = 10
+"""Connections of a process at most: the setting's default."""
 Step = Callable[[Cluster], None]
 
 
@@ -68,5 +71,9 @@ async def test_nothing_is_lost_or_done_twice_when_a_part_goes_and_comes_back(
             f" after its return ({there - coming:.1f} s to start): writes within {first:.1f} s, events of now within"
             f" {lag:.1f} s, all well within {well:.1f} s"
         )
+        sessions, connections = await cluster.stores.connections()
+        run.notes.append(f"connections afterwards: {sessions} to PostgreSQL, {connections} to RabbitMQ")
+        assert sessions <= len(SERVICES) * POOL
+        assert connections <= len(SERVICES) * 2  # one to publish, one to consume
     if answered:
-        assert during > size.rate * size.outage / 10, f"{during} writes were answered in {size.outage} s"
+        assert during >= 3, f"{during} writes were answered in {size.outage} s"  # that they go on; not how quickly
