@@ -144,6 +144,13 @@ class ClusterStores:
         assert "EXIT" not in answer, answer
         return {name: int(count) for name, count in re.findall(r'\{<<"([^"]+)">>,\s*(\d+)\}', answer)}
 
+    async def connections(self) -> tuple[int, int]:
+        """How many the processes have to PostgreSQL and to RabbitMQ."""
+        ask = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'taskman-%'"
+        ((sessions,),) = await self.rows("tasks", ask)
+        answer = await asyncio.to_thread(self._rabbitmq._control.ask, "length(rabbit_networking:connections_local())")
+        return sessions, int(answer)
+
     async def cut_off(self) -> frozenset[str]:
         """See `Stores`. Asked while processes run, it knows also of those that are being made just now."""
         rows = await self.rows("notifications", f"{_PENDING} AND next_attempt_time > now()")
