@@ -121,3 +121,27 @@ async def test_large_requests_travel_alone_and_many_in_several_batches(hood: Hoo
     large = "p" * 100_000
     await asyncio.gather(*(call(channel, hood.service, name=large, text="x") for _ in range(5)))
     assert (replica.calls, channel.batched) == (306, 299)
+
+
+async def test_a_call_that_cannot_be_put_on_the_wire_fails_alone(hood: Hood) -> None:
+    """SDK-3: whatever a client got past the edge is its own misfortune, and not that of those who travel with it."""
+    await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    odd = CallOptions(metadata={"idempotency-key": "\ud800"}, caller=TASKS, timeout=10)
+    calls = [call(channel, hood.service, options=odd if n == 3 else None, text=str(n)) for n in range(8)]
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)] in ([], [3])
+    assert channel.batched > 0
+
+
+async def test_a_deadline_beyond_all_measure_harms_nobody(hood: Hood) -> None:
+    """SDK-3: gRPC lets a client name 11,000 years, and they go into the deadline of the batch."""
+    await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    long = CallOptions(caller=TASKS, timeout=99_999_999 * 3600.0)
+    calls = [call(channel, hood.service, options=long if n == 3 else None, text=str(n)) for n in range(8)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [repr(answer) for answer in answers if isinstance(answer, BaseException)] == []

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from taskman_sdk import codec, contract
-from taskman_sdk.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
+from taskman_sdk.errors import InvalidArgumentError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from taskman_server.kit.rpc import CallOptions, GrpcChannel, Origin, service_principal
 from taskman_server.kit.rpc.peers import PeerChannel
 from taskman_server.kit.tls import Identity, issue, make_authority
@@ -180,3 +180,17 @@ async def test_a_client_that_claims_to_be_a_service_is_a_client(hood: Hood) -> N
     assert (seen.principal.type, seen.origin.ip_address, dict(seen.metadata)) == ("anonymous", "127.0.0.1", {})
     await channel.close()
     await server.stop(0)
+
+
+@pytest.mark.parametrize("size", [9_000, 20_000, 60_000])
+async def test_what_is_too_long_is_refused_by_the_service_in_its_words(hood: Hood, replica: Replica, size: int) -> None:
+    """GATE-5: an HTTP head may have 64 KiB. gRPC would refuse what is longer than 8 KiB on its way between processes,
+    as an exhausted resource, which clients try again."""
+    channel = hood.channel()
+    for name, refused in (("idempotency-key", True), ("traceparent", False), ("authorization", False)):
+        options = CallOptions(metadata={name: "k" * size}, caller=TASKS, timeout=10)
+        if refused:
+            with pytest.raises(InvalidArgumentError, match="Idempotency-Key is 1 to 255"):
+                await call(channel, hood.service, options=options, text="x")
+        else:
+            await call(channel, hood.service, options=options, text="x")

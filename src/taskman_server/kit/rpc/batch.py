@@ -23,9 +23,11 @@ from taskman_server.kit.rpc import claims
 from taskman_server.kit.rpc.channel import CallOptions
 from taskman_server.kit.rpc.peer_pb import Batch, CancelRequest, CancelResponse, Item, Replies, Reply
 
-__all__ = ["SERVICE", "BatchLost", "Batcher", "PeerCalls"]
+__all__ = ["LONGEST_TIMEOUT", "SERVICE", "BatchLost", "Batcher", "PeerCalls"]
 
 SERVICE: Final = "taskman.peer.v1.PeerService"
+LONGEST_TIMEOUT: Final = 300.0
+"""Seconds; what a service works at most. gRPC takes much longer ones for none at all, and ends the call at once."""
 THRESHOLD: Final = 2
 """From so many calls on a batch costs less CPU than plain RPCs, for both ends: 500 µs a call against 600; of 64, 67."""
 _LARGEST: Final = 128
@@ -95,7 +97,8 @@ class Batcher:
             return None
         loop = asyncio.get_running_loop()
         timeout = options.timeout if options.timeout is not None else 0.0
-        item = Item(path=method.path, metadata=claims.claims_of(options), timeout=timeout, body=body)
+        metadata = {key: _encodable(value) for key, value in claims.claims_of(options).items()}
+        item = Item(path=method.path, metadata=metadata, timeout=timeout, body=body)
         waiting = _Waiting(item, options, loop.create_future())
         if not self._pending:
             loop.call_soon(self._flush)
@@ -122,7 +125,7 @@ class Batcher:
     async def _run(self, calls: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         batch = Batch(id=random.getrandbits(64), calls=[each.item for each in calls])
-        lasts = max(each.item.timeout for each in calls)
+        lasts = min(max(each.item.timeout for each in calls), LONGEST_TIMEOUT)
         rpc = self._call(batch, timeout=lasts + _SLACK)
         open_calls = dict(enumerate(calls))
 
@@ -166,6 +169,11 @@ class Batcher:
         task = asyncio.create_task(cancel())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _encodable(text: str) -> str:
+    """A text that UTF-8 has: one that it has not would cost all calls of the batch."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _settle(waiting: _Waiting | None, reply: Reply) -> None:

@@ -19,10 +19,13 @@ from taskman_sdk.contract import CALLERS
 from taskman_sdk.errors import PermissionDeniedError, UnauthenticatedError
 from taskman_server.kit.rpc.channel import CallOptions, Origin
 
-__all__ = ["TAKEN", "claims_of", "on_the_wire", "read", "understand"]
+__all__ = ["METADATA_LIMITS", "TAKEN", "claims_of", "on_the_wire", "read", "understand"]
 
 TAKEN: Final = frozenset({"authorization", "idempotency-key", "x-request-id", "traceparent"})
 """What of a client's metadata counts; claims of identity other than a token do not (GATE-2)."""
+METADATA_LIMITS: Final = (("grpc.max_metadata_size", 128 << 10), ("grpc.absolute_max_metadata_size", 256 << 10))
+"""gRPC's options of both ends between our processes. More than the edge lets in (HTTP heads of 64 KiB), so that what is
+too long is refused where it is judged, in our words, and not on the way in gRPC's."""
 GATEWAY: Final = "gateway"
 _AS: Final = "taskman-as"
 _ORGANIZATION: Final = "taskman-organization"

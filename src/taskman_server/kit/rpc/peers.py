@@ -22,7 +22,7 @@ from taskman_sdk.contract import Method
 from taskman_sdk.errors import DeadlineExceededError, TaskManError, UnavailableError
 from taskman_sdk.resilience import TELLING_TIMEOUT, Gate, RetryBudget, RetryPolicy
 from taskman_server.kit.rpc import claims
-from taskman_server.kit.rpc.batch import Batcher, BatchLost
+from taskman_server.kit.rpc.batch import LONGEST_TIMEOUT, Batcher, BatchLost
 from taskman_server.kit.rpc.channel import STATUS_DETAILS, CallOptions, GrpcChannel, error_of_rpc, pairs
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class _Line(GrpcChannel):
             ("grpc.max_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
             # The server must have the certificate of this service, wherever we found it.
             ("grpc.ssl_target_name_override", service),
+            *claims.METADATA_LIMITS,
         ]
         super().__init__(target, identity.channel_credentials() if identity is not None else None, options)
         self.batcher = Batcher(self._channel)
@@ -387,7 +388,8 @@ class PeerChannel:
 
 
 def _timeout(options: CallOptions) -> float:
-    return options.timeout if options.timeout is not None else DEFAULT_TIMEOUT
+    # A client of the gateway's gRPC names what it likes.
+    return min(options.timeout, LONGEST_TIMEOUT) if options.timeout is not None else DEFAULT_TIMEOUT
 
 
 def _until(options: CallOptions, timeout: float) -> CallOptions:

@@ -36,6 +36,7 @@ MAX_MESSAGE: Final = 16 << 20
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 CONNECTION_AGE: Final = 300.0
 _STREAMS: Final = 1000
+_PEER_STREAMS: Final = 1_000_000
 _PING_SECONDS: Final = 10
 
 
@@ -89,7 +90,7 @@ class GrpcServer:
         self.identity = identity
         if connection_age is None and trusted:
             connection_age = CONNECTION_AGE
-        self._server = grpc.aio.server(options=_server_options(connection_age))
+        self._server = grpc.aio.server(options=_server_options(connection_age, trusted=trusted))
         for each in services:
             handlers = {method.name: self._handler(method) for method in each.methods.values()}
             generic = grpc.method_handlers_generic_handler(each.full_name, handlers)
@@ -217,8 +218,9 @@ class _Asking:
         return self.options.metadata.get("x-request-id", "")
 
 
-def _server_options(connection_age: float | None) -> list[tuple[str, int]]:
+def _server_options(connection_age: float | None, *, trusted: bool) -> list[tuple[str, int]]:
     options = [
+        *(claims.METADATA_LIMITS if trusted else ()),
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.max_send_message_length", MAX_MESSAGE),
         # Two servers on one port would each get some of the calls.
@@ -226,7 +228,8 @@ def _server_options(connection_age: float | None) -> list[tuple[str, int]]:
     ]
     if connection_age is not None:
         options += [
-            ("grpc.max_concurrent_streams", _STREAMS),
+            # All clients of a gateway share its one connection to a service: who is slow must not use it up.
+            ("grpc.max_concurrent_streams", _PEER_STREAMS if trusted else _STREAMS),
             ("grpc.max_connection_age_ms", int(connection_age * 1000)),
             ("grpc.max_connection_age_grace_ms", 300_000),  # the longest deadline there is
             ("grpc.keepalive_permit_without_calls", 1),
