@@ -360,3 +360,18 @@ def test_a_step_that_a_reader_holds_up_gives_up_and_says_so(
         asyncio.run(run())
     assert current(place.database) == "0001"
     assert upgrade(place.database, migrations)
+
+
+def test_the_loser_of_a_deadlock_migrates_at_its_next_try(postgresql: PostgreSQL, migrations: Path) -> None:
+    """OPS-7: traffic of the release before goes on beside a migration; what it cost the first try is no reason to
+    give the start up, as a step that is wrong is."""
+    place = PostgresPlace(postgresql.database("migrate"))
+    upgrade(place.database, migrations)
+    head = "from alembic import op\nrevision = '0003'\ndown_revision = '0002'\n\n"
+    step = head + "def upgrade() -> None:\n    op.execute({!r})\n"
+    file = migrations / "versions" / "0003_third.py"
+    file.write_text(step.format("DO $$ BEGIN RAISE deadlock_detected; END $$"))
+    with pytest.raises(DatabaseUnavailable, match="to 0003 was not done"):
+        upgrade(place.database, migrations)
+    file.write_text(step.format("ALTER TABLE notes ADD COLUMN third integer"))
+    assert upgrade(place.database, migrations)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from taskman_server.kit.db.errors import DatabaseUnavailable
+from taskman_server.kit.db.errors import DatabaseUnavailable, TransactionConflict
 from taskman_server.kit.db.migrate import MigrationError, database_name
 from taskman_server.kit.db.postgres import connect
 from taskman_server.kit.db.postgres_errors import FAILURES, is_lost, translate
@@ -80,10 +80,11 @@ async def _run(url: str, migrations: Path, to: str, *, forward: bool) -> bool:
         async with engine.begin() as connection:
             return await connection.run_sync(work)
     except sa.exc.DBAPIError as error:
+        # Traffic beside a migration can make it the loser of a deadlock; nothing was done, and the next try succeeds.
         # SQLAlchemy's text would tell values. What asyncpg raised is the cause of what it wraps.
         cause = error.orig.__cause__ if error.orig is not None else None
         found = translate(cause or error, name)
-        if isinstance(found, DatabaseUnavailable) or (cause is not None and is_lost(cause)):
+        if isinstance(found, DatabaseUnavailable | TransactionConflict) or (cause is not None and is_lost(cause)):
             raise DatabaseUnavailable(f"migration of {name} to {to} was not done: {found}") from None
         raise MigrationError(f"migration of {name} to {to} failed: {found}") from None
     finally:
