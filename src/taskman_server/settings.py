@@ -28,6 +28,8 @@ from pydantic import (
     model_validator,
 )
 
+from taskman_server import urls
+
 __all__ = ["CLIENT_VARIABLES", "NO_FILE", "SERVICES", "RateLimit", "Settings", "SettingsError", "load", "variable_of"]
 
 SERVICES: Final = ("authentication", "authorization", "users", "iam", "tasks", "audit", "notifications")
@@ -210,36 +212,35 @@ class Settings(BaseModel):
             raise ValueError(f"there is no service {unknown[0]!r}; services are {', '.join(SERVICES)}")
         if info.field_name == "database_urls":
             for service, url in value.items():
-                _check_database(url, f"the URL of {service} ")
+                urls.database(url, f"the URL of {service} ")
+        else:
+            for address in value.values():
+                urls.address(address)
         return value
 
     @field_validator("peer_address")
     @classmethod
     def _template(cls, value: str) -> str:
         try:
-            value.format(service="tasks", port=50055)
-        except (KeyError, IndexError, ValueError):
+            urls.address(value.format(service="tasks", port=50055))
+        except (KeyError, IndexError):
             raise ValueError("only {service} and {port} can stand in braces") from None
         return value
 
     @field_validator("database_url", "database_replica_url")
     @classmethod
     def _postgresql(cls, value: str) -> str:
-        return _check_database(value)
+        return urls.database(value)
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must be `redis://host:6379` or, with TLS, `rediss://…`")
-        return value
+        return urls.redis(value)
 
     @field_validator("broker_url")
     @classmethod
     def _rabbitmq(cls, value: str) -> str:
-        if value and (urlsplit(value).scheme not in ("amqp", "amqps") or not urlsplit(value).hostname):
-            raise ValueError("must be `amqp://user:password@host:5672/vhost` or, with TLS, `amqps://…`")
-        return value
+        return urls.broker(value)
 
     @field_validator("secret_key")
     @classmethod
@@ -278,8 +279,11 @@ class Settings(BaseModel):
         return url
 
     def replica_of(self, service: str) -> str:
-        """The URL of a service's replica; empty for none."""
-        return self.database_replica_url.replace("{service}", service)
+        """The URL of the replica that a service reads from; empty for none.
+
+        Without Redis there is none: a process could not know what its caller has just written by another one.
+        """
+        return self.database_replica_url.replace("{service}", service) if self.redis_url else ""
 
     def broker(self) -> str:
         """The URL of the broker.
@@ -312,12 +316,6 @@ class Settings(BaseModel):
         host = f"[{self.host}]" if ":" in self.host else self.host
         url = self.public_url.rstrip("/") or f"http://{host}:{port}"
         return self.model_copy(update={"port": port, "public_url": url, "issuer": self.issuer or url})
-
-
-def _check_database(url: str, which: str = "") -> str:
-    if url and (urlsplit(url).scheme not in ("postgresql", "postgres") or not urlsplit(url).path.strip("/")):
-        raise ValueError(f"{which}must be `postgresql://user:password@host:5432/database`")
-    return url
 
 
 def variable_of(field: str) -> str:

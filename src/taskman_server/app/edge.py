@@ -69,8 +69,10 @@ async def run_gateway(
             if grpc is not None:
                 await grpc.serving(False)
             await asyncio.sleep(min(NOTICE_SECONDS, settings.drain_seconds))
-            if grpc is not None:
-                await grpc.stop(settings.drain_seconds)
+            # Both ports get the same time, not one after the other.
+            ending = asyncio.create_task(grpc.stop(settings.drain_seconds)) if grpc is not None else None
+        if ending is not None:
+            await ending
 
 
 class _Edge:
@@ -90,7 +92,7 @@ class _Edge:
         needed = {"authentication", "authorization", "process"} | (set(NAMES) - self._seen)
         if self.draining:
             parts["process"] = "it is stopping"
-        return Health(parts | self._process.redis_state(), frozenset(needed))
+        return Health(parts | self._process.states(), frozenset(needed))
 
     async def watch(self, started: Callable[[], None]) -> None:
         """Keeps the metrics, and says when all are there."""

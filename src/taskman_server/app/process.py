@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -31,7 +32,7 @@ from taskman_server.settings import Settings
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-__all__ = ["NOTICE_SECONDS", "PAUSE", "SAMPLE_SECONDS", "Process", "Stopped", "identity_of", "process_of"]
+__all__ = ["NOTICE_SECONDS", "PAUSE", "SAMPLE_SECONDS", "Process", "Stopped", "identity_of", "process_of", "state_of"]
 
 T = TypeVar("T")
 PAUSE: Final = (0.2, 5.0)
@@ -95,11 +96,14 @@ class Process:
             pause = min(pause * 2, PAUSE[1])
         raise Stopped
 
-    def redis_state(self) -> dict[str, str]:
-        """What `/readyz` says of Redis, where there is one."""
-        if self.redis is None:
-            return {}
-        return {"redis": self.redis.reason or "ok"}
+    def states(self) -> dict[str, str]:
+        """What `/readyz` says of Redis and of the process's certificate, where there are any."""
+        found = {}
+        if self.redis is not None:
+            found["redis"] = self.redis.reason or "ok"
+        if self.identity is not None:
+            found["certificate"] = state_of(self.identity, self.clock.now())
+        return found
 
 
 class Stopped(Exception):
@@ -123,8 +127,20 @@ async def process_of(name: str, settings: Settings, stop: asyncio.Event) -> Asyn
         if identity is not None:
             telemetry.certificate(lambda: identity.material.expires.timestamp())
         process = Process(name, settings, stop, SystemClock(), registry, tracer, telemetry, identity, redis)
+        if (state := process.states().get("certificate", "ok")) != "ok":
+            telemetry.log.error("no other process will talk to this one", certificate=state)
         yield process
         await asyncio.gather(*(peer.close() for peer in process.peers.values()))
+
+
+def state_of(identity: Identity, now: datetime) -> str:
+    """`ok`, or why other processes refuse this one's certificate, or will when it ends."""
+    material = identity.material
+    if material.expires <= now:
+        return f"it ended on {material.expires:%Y-%m-%d %H:%M} UTC: renew it, it is taken without a restart"
+    if material.begins > now:
+        return f"it is good from {material.begins:%Y-%m-%d %H:%M} UTC on: is the clock of this machine right?"
+    return f"its files have changed and are not taken: {identity.problem}" if identity.problem else "ok"
 
 
 def identity_of(settings: Settings, name: str) -> Identity | None:

@@ -51,6 +51,7 @@ async def run_service(settings: Settings, name: str, stop: asyncio.Event, ops: s
         SettingsError: no database or broker is named.
         MigrationError: the database's schema is not one that this release can work on.
         TlsError: the process's certificate cannot be read.
+        DataFolderError: there is no secret key, and no folder to keep one in.
         OSError: the gRPC port is taken.
     """
     definition = next(each for each in SERVICES if each.name == name)
@@ -85,6 +86,7 @@ class _Service:
     async def start(self, stack: AsyncExitStack, database_url: str, broker_url: str) -> None:
         """Gets what it needs, in any order that it comes, and begins to answer."""
         process, definition, settings = self._process, self._definition, self._process.settings
+        page_key = _page_key(settings)
         await process.obtain("database", lambda: asyncio.to_thread(upgrade, database_url, definition.migrations))
         db = await process.obtain("database", lambda: self._open_database(database_url))
         stack.push_async_callback(db.close)
@@ -100,7 +102,7 @@ class _Service:
             channels=process.channels,
             authenticator=Authenticator(process.channels, definition.name, process.clock, telemetry, process.redis),
             guard=Guard(process.channels, definition.name, telemetry, process.redis),
-            pager=Pager(_page_key(settings)),
+            pager=Pager(page_key),
             clock=process.clock,
         )
         unit = self._unit = Unit.build(definition, db, shared, telemetry, process.redis)
@@ -129,6 +131,8 @@ class _Service:
 
     async def _open_database(self, url: str) -> PostgresDatabase:
         process = self._process
+        if process.settings.database_replica_url and process.redis is None:
+            process.telemetry.log.warning("all reads go to the primary: a replica takes TASKMAN_REDIS_URL too")
         return await PostgresDatabase.open(
             url,
             name=process.name,
@@ -163,7 +167,7 @@ class _Service:
         assert self._broker is not None
         if not self._broker.connected:
             found["broker"] = "it does not answer; events wait in the outbox"
-        return found | self._process.redis_state()
+        return found | self._process.states()
 
     async def _sample(self) -> None:
         """Looks every few seconds at what metrics tell and nobody else counts."""

@@ -27,13 +27,25 @@ _MIN_FREE = 500 << 20
 
 
 @click.command()
-@setting_options("data", "host", "port", "grpc_port_base", "smtp_url")
+@setting_options(
+    "data", "host", "port", "grpc_port_base", "smtp_url", "database_url", "redis_url", "broker_url", "certs",
+    "grpc_port", "ops_port_base",
+)  # fmt: skip
 def doctor(config: Path | None, **flags: Any) -> None:
-    """Check settings, ports, files, migrations and clock. Ends with 1 when something is wrong."""
+    """Check settings, ports, files, migrations and clock. Ends with 1 when something is wrong.
+
+    Where a database or a broker of the cluster shape is named: the databases with their schemas and connections,
+    RabbitMQ with what was given up, Redis, and the certificates with the day they end on.
+    """
     settings = load_settings(config, flags)
     click.echo("ok    settings: all are known and valid")
+    checks = _CHECKS
+    if settings.cluster:
+        from taskman_server.cli.doctor_cluster import CHECKS
+
+        checks = (_python, _files, *CHECKS, _mail)
     bad = 0
-    for check in _CHECKS:
+    for check in checks:
         for good, text in check(settings):
             click.echo(f"{'ok   ' if good else 'WRONG'} {text}")
             bad += not good

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from taskman_server.cli.options import load_settings, setting_options, stopping
-from taskman_server.settings import SERVICES, SettingsError
+from taskman_server.cli.options import setting_options, stopping
+from taskman_server.settings import SERVICES, SettingsError, load
 
 if TYPE_CHECKING:
     import socket
@@ -39,10 +39,15 @@ def run(service: str, config: Path | None, **flags: Any) -> None:
       taskman-server run gateway --host 0.0.0.0 --port 8080
       TASKMAN_DATABASE_URL=postgresql://…/taskman_{service} TASKMAN_BROKER_URL=amqp://… taskman-server run users
     """
-    settings = load_settings(config, flags)
+    try:
+        settings = load(flags, config=config)
+    except SettingsError as error:
+        _never(service, error)
     from taskman_server.app.serving import PortTaken, listen
+    from taskman_server.data_folder import DataFolderError
     from taskman_server.kit.db.migrate import MigrationError
     from taskman_server.kit.logs import configure
+    from taskman_server.kit.redis import RedisError
     from taskman_server.kit.tls import TlsError
 
     configure(settings.log_level, settings.log_format)
@@ -58,11 +63,16 @@ def run(service: str, config: Path | None, **flags: Any) -> None:
             port = settings.ops_port_base and settings.ops_port_base + SERVICES.index(service)
             ops = listen(settings.host, port, "--ops-port-base")
         uvloop.run(_service(settings.with_port(settings.port), service, ops))
-    except (SettingsError, MigrationError, TlsError) as error:
-        click.ClickException(f"{service}: {error}").show()
-        sys.exit(os.EX_CONFIG)  # whoever supervises this process need not try again
+    except (SettingsError, DataFolderError, RedisError, MigrationError, TlsError) as error:
+        _never(service, error)
     except (PortTaken, OSError) as error:
         raise click.ClickException(f"{service}: {error}") from None
+
+
+def _never(service: str, error: Exception) -> NoReturn:
+    """Ends the process in a way that tells its supervisor not to try again."""
+    click.ClickException(f"{service}: {error}").show()
+    sys.exit(os.EX_CONFIG)
 
 
 async def _service(settings: Settings, name: str, ops: socket.socket | None) -> None:

@@ -8,6 +8,7 @@ import click
 
 from taskman_server.cli.options import load_settings
 from taskman_server.settings import RateLimit, Settings, variable_of
+from taskman_server.urls import without_password
 
 __all__ = ["settings"]
 
@@ -27,9 +28,8 @@ def _shown(name: str, value: object) -> str:
         return "off" if name == "rate_limit" else ""
     if isinstance(value, dict):
         return " ".join(f"{key}={_shown(name, item)}" for key, item in value.items())
-    if isinstance(value, str) and "@" in value and "://" in value:
-        scheme, _, rest = value.partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    if isinstance(value, str) and "://" in value:
+        return without_password(value)
     if isinstance(value, RateLimit):
         return f"{value.requests}/{value.seconds}s"
     return str(value)
