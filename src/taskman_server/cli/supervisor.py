@@ -75,28 +75,43 @@ class Supervisor:
         await asyncio.gather(*keepers.values())
 
     async def _keep(self, name: str) -> None:
-        pause = _PAUSE[0]
+        pause, settled = _PAUSE[0], False
         while not self._stop.is_set():
             started = time.monotonic()
-            child = await asyncio.create_subprocess_exec(
-                *_COMMAND, name, *self._arguments, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
-                preexec_fn=_end_with_parent,
-            )  # fmt: skip
-            self._children[name] = child
-            code = await child.wait()
-            if self._stop.is_set():
-                return
-            if code == os.EX_CONFIG:
-                self.failed = name
-                self._stop.set()
-                return
+            try:
+                child = await self._start(name)
+            except OSError as error:  # no memory, no process to be had: the next time perhaps
+                how = f"could not be started ({error.strerror})"
+            else:
+                code = await child.wait()
+                how = f"ended with {code}"
+                if self._stop.is_set():
+                    return
+                if code == os.EX_CONFIG and not settled:
+                    self.failed = name
+                    self._stop.set()
+                    return
             if time.monotonic() - started > _SETTLED_SECONDS:
                 pause = _PAUSE[0]
-            click.echo(f"{name} ended with {code} and starts again in {pause:.1f} s", err=True)
+                # These settings have worked: what is wrong now, say a certificate half written, ends no other process.
+                settled = True
+            click.echo(f"{name} {how} and starts again in {pause:.1f} s", err=True)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stop.wait()
             pause = min(pause * 2, _PAUSE[1])
+
+    async def _start(self, name: str) -> asyncio.subprocess.Process:
+        child = await asyncio.create_subprocess_exec(
+            *_COMMAND, name, *self._arguments, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
+            preexec_fn=_end_with_parent,
+            # Ctrl-C at a terminal is for us: we end the edge first, and a second signal would cut its requests off.
+            start_new_session=True,
+        )  # fmt: skip
+        self._children[name] = child
+        if self._stop.is_set():
+            await self._end_one(child)  # it came too late to be ended with the others
+        return child
 
     async def _end(self, names: list[str]) -> None:
         await asyncio.gather(*(self._end_one(self._children[name]) for name in names if name in self._children))

@@ -29,7 +29,8 @@ _RENEWAL: Final = timedelta(days=30)
 @click.command()
 @setting_options(
     "data", "host", "port", "grpc_port_base", "public_url", "signup", "admin_email", "admin_password", "smtp_url",
-    "rate_limit", "database_url", "redis_url", "broker_url", "log_level", "log_format",
+    "rate_limit", "database_url", "redis_url", "broker_url", "certs", "grpc_port", "ops_port_base", "log_level",
+    "log_format",
 )  # fmt: skip
 @click.option(
     "--cluster", is_flag=True, help="A process for each service, on PostgreSQL, RabbitMQ and Redis by TASKMAN_…_URL."
@@ -102,8 +103,16 @@ def _ensure_certificates(folder: Path) -> None:
     soon = datetime.now(UTC) + _RENEWAL
     for name in (*SERVICES, GATEWAY):
         certificate = folder / f"{name}.crt"
-        if not certificate.exists() or tls.validity(certificate)[1] < soon:
+        ends = tls.validity(certificate)[1] if certificate.exists() else None
+        if ends is not None and ends >= soon:
+            continue
+        try:
             tls.issue(folder, name)
+        except tls.TlsError as error:
+            if ends is None or ends <= datetime.now(UTC):
+                raise
+            # Somebody else issues them, or has taken the authority's key away: there is time yet.
+            click.echo(f"{certificate} ends on {ends:%Y-%m-%d} and cannot be renewed here: {error}", err=True)
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
