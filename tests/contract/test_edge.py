@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,11 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 import taskman_server
-from taskman_sdk import AsyncTaskMan, contract
+from taskman_sdk import AsyncTaskMan, codec, contract
 from taskman_sdk.errors import PermissionDeniedError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
 from taskman_sdk.transports.grpc import GrpcTransport
 from taskman_server.app import Application
 from taskman_server.kit.clock import SystemClock
+from taskman_server.kit.forwarded import networks
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.limits import Limiter
 from taskman_server.kit.rpc import Channels, GrpcChannel
@@ -163,3 +165,50 @@ def test_a_url_with_something_else_behind_it_is_no_address() -> None:
     """SDK-1: a slip is told, not ignored."""
     with pytest.raises(ValueError, match="only `ports=one`"):
         AsyncTaskMan("grpc://localhost:50050?port=one")
+
+
+class Witness:
+    """Answers nothing, and knows from where it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def unary(
+        self, method: contract.Method, request: codec.Message[Any], options: CallOptions
+    ) -> codec.Message[Any]:
+        self.seen.append(options.origin.ip_address)
+        raise UnauthenticatedError("Nobody gets in here.", reason="TOKEN_MISSING")
+
+    def stream(
+        self, method: contract.Method, request: codec.Message[Any], options: CallOptions
+    ) -> AsyncIterator[codec.Message[Any]]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("proxies", "said", "address"),
+    [
+        ((), ["203.0.113.7"], "127.0.0.1"),
+        (("127.0.0.0/8",), [], "127.0.0.1"),
+        (("127.0.0.0/8",), ["203.0.113.7"], "203.0.113.7"),
+        (("127.0.0.0/8",), ["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
+        (("127.0.0.0/8", "203.0.113.0/24"), ["198.51.100.1, 203.0.113.7"], "198.51.100.1"),
+        (("10.0.0.0/8",), ["203.0.113.7"], "127.0.0.1"),
+    ],
+)
+async def test_behind_a_proxy_each_client_has_its_own_address(
+    proxies: tuple[str, ...], said: list[str], address: str
+) -> None:
+    """GATE-3, AUTHN-8: else whoever fails to sign in through the proxy slows down everybody behind it. As over HTTP, a
+    client that writes the header itself is believed by nobody."""
+    witness = Witness()
+    server = GrpcServer(list(contract.services().values()), witness, proxies=networks(proxies))
+    port = await server.start("127.0.0.1", 0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(contract.method("UserService.GetMe").path, None, None)
+            with pytest.raises(grpc.aio.AioRpcError, match="Nobody gets in"):
+                await call(b"", metadata=tuple(("x-forwarded-for", each) for each in said), timeout=10)
+    finally:
+        await server.stop(0)
+    assert witness.seen == [address]

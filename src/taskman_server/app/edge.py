@@ -11,6 +11,7 @@ from taskman_server.app.serving import serving
 from taskman_server.app.units import SERVICES
 from taskman_server.gateway.app import Gateway
 from taskman_server.gateway.pages import pages
+from taskman_server.kit.forwarded import networks
 from taskman_server.kit.guard import Guard
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.operations import Health
@@ -59,6 +60,7 @@ async def run_gateway(
                 authenticator=authenticator,
                 limiter=gateway.limiter,
                 connection_age=CONNECTION_AGE,
+                proxies=networks(settings.trusted_proxies),
             )
             await grpc.start(settings.host, settings.grpc_port)
         async with serving(gateway, listener, drain_seconds=settings.drain_seconds):

@@ -23,6 +23,7 @@ from taskman_server.kit.clock import Clock, SystemClock
 from taskman_server.kit.db import DatabaseError
 from taskman_server.kit.db.migrate import upgrade
 from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.forwarded import networks
 from taskman_server.kit.guard import Guard
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.operations import Health
@@ -97,6 +98,7 @@ class Application:
                 service.pipeline,
                 authenticator=runtime.authenticator,
                 limiter=self.gateway.limiter,
+                proxies=networks(self.settings.trusted_proxies),
             )
             port = 0 if port_base == 0 else port_base + definition.port_offset
             self.grpc_ports[definition.area] = await server.start(host, port)

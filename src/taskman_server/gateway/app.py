@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from taskman_server.gateway.http import (
 )
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
+from taskman_server.kit.forwarded import networks
 from taskman_server.kit.ids import request_id_of
 from taskman_server.kit.limits import Limiter, SharedLimiter, Verdict
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Channels, Origin, Principal
@@ -112,7 +112,7 @@ class Gateway:
         self._pages = pages
         self._max_body = settings.max_body_bytes
         self.limiter = _limiter(settings, clock, telemetry, redis)
-        self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
+        self._trusted = networks(settings.trusted_proxies)
         known = list(contract.methods() if methods is None else methods)
         self._router = Router(known)
         self._entries = {method.path: _entry(method) for method in known if method.route is not None}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from taskman_sdk.errors import (
     TaskManError,
     UnauthenticatedError,
 )
+from taskman_server.kit.forwarded import HEADER, Networks, client_address
 from taskman_server.kit.ids import request_id_of
 
 __all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "respond"]
@@ -59,7 +59,7 @@ class Request:
     request_id: str
 
     @classmethod
-    def of(cls, scope: Scope, trusted: Sequence[Any]) -> Request:
+    def of(cls, scope: Scope, trusted: Networks) -> Request:
         """Reads the head of a request.
 
         Raises:
@@ -76,7 +76,7 @@ class Request:
                 f"The request has more than {MAX_HEADERS} headers.", reason="REQUEST_HEADERS_TOO_LARGE"
             )
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
-        address = _client(scope, headers.get("x-forwarded-for", ""), trusted)
+        address = client_address(str((scope.get("client") or ("",))[0]), headers.get(HEADER, ""), trusted)
         return cls(
             scope["method"],
             path.decode("latin-1"),
@@ -85,22 +85,6 @@ class Request:
             address,
             request_id_of(headers.get("x-request-id", "")),
         )
-
-
-def _client(scope: Scope, forwarded: str, trusted: Sequence[Any]) -> str:
-    address = str((scope.get("client") or ("",))[0])
-    if not trusted or not forwarded:
-        return address
-    # From the right: each hop that is ours vouches for the one before it.
-    for hop in [*reversed([part.strip() for part in forwarded.split(",")]), ""]:
-        try:
-            if not any(ipaddress.ip_address(address) in network for network in trusted):
-                return address
-            ipaddress.ip_address(hop)
-        except ValueError:
-            return address
-        address = hop
-    return address
 
 
 async def read_body(receive: Receive, limit: int, declared: str) -> bytes:

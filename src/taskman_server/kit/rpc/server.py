@@ -22,6 +22,7 @@ from protobuf import DescFile
 
 from taskman_sdk import codec, contract, wire
 from taskman_sdk.errors import InvalidArgumentError, TaskManError, UnauthenticatedError
+from taskman_server.kit.forwarded import HEADER, Networks, client_address
 from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.limits import Limiter
 from taskman_server.kit.rpc import claims
@@ -69,6 +70,7 @@ class GrpcServer:
         trusted: bool = False,
         identity: Identity | None = None,
         connection_age: float | None = None,
+        proxies: Networks = (),
     ) -> None:
         """Args:
         service: what is served.
@@ -79,6 +81,7 @@ class GrpcServer:
         identity: TLS that asks for a certificate; None on a `trusted` port leaves that to a mesh.
         connection_age: seconds after which a connection is replaced, so that new replicas get their share; None for
             five minutes on a `trusted` port, and never on others.
+        proxies: the networks whose `x-forwarded-for` is believed, on a port for clients.
         """
         services = [service] if isinstance(service, contract.Service) else list(service)
         self._names = [each.full_name for each in services]
@@ -87,6 +90,7 @@ class GrpcServer:
         self._authenticator = authenticator
         self._limiter = limiter
         self._trusted = trusted
+        self._proxies = proxies
         self.identity = identity
         if connection_age is None and trusted:
             connection_age = CONNECTION_AGE
@@ -158,7 +162,7 @@ class GrpcServer:
 
     def _options(self, context: Any) -> CallOptions:
         if not self._trusted:
-            return _of_client(context)
+            return _of_client(context, self._proxies)
         sent = claims.read(context.invocation_metadata() or ())
         return claims.understand(sent, context.time_remaining(), self._peer(context))
 
@@ -252,15 +256,19 @@ def decode(method: contract.Method, data: bytes) -> codec.Message[Any]:
         ) from None
 
 
-def _of_client(context: Any) -> CallOptions:
+def _of_client(context: Any, proxies: Networks) -> CallOptions:
     metadata: dict[str, str] = {}
     user_agent = ""
+    hops: list[str] = []
     for key, value in context.invocation_metadata() or ():
         if key in claims.TAKEN and isinstance(value, str):
             metadata[key] = value
         elif key == "user-agent":
             user_agent = str(value)[:500]
-    return CallOptions(metadata, context.time_remaining(), None, Origin(_address(context.peer()), user_agent))
+        elif key == HEADER:
+            hops.append(str(value))
+    address = client_address(_address(context.peer()), ",".join(hops), proxies)
+    return CallOptions(metadata, context.time_remaining(), None, Origin(address, user_agent))
 
 
 def _address(peer: str) -> str:
