@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
@@ -343,3 +345,36 @@ async def test_a_statement_timeout_ends_the_transaction_of_many_rows(open_db: Op
             await work(tx, top=10**12)
     assert await count(db) == 0
     assert db.stats().size == db.stats().idle == 1
+
+
+async def test_a_server_without_connections_to_give_makes_callers_wait_for_ours(postgresql: PostgreSQL) -> None:
+    """OPS-2: two replicas of each service want more connections than PostgreSQL gives by default. What they have got
+    serves everybody, and what they may open is opened once the server has some to give."""
+    role = f"narrow_{secrets.token_hex(4)}"
+    url = postgresql.database("narrow").replace("://taskman:", f"://{role}:")
+    password = urlsplit(url).password
+    postgresql.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}' CONNECTION LIMIT 2")
+    nap = Statement(sa.text("SELECT 1 AS n, pg_sleep(0.02)").columns(n=sa.Integer))
+    narrow = await PostgresDatabase.open(url, name="narrow", pool_size=8, pool_timeout=5)
+    other = await PostgresDatabase.open(url, name="other", pool_size=8)
+
+    async def naps() -> list[int]:
+        rows = await asyncio.gather(*(narrow.fetch_one(nap) for _ in range(40)))
+        return [row.n for row in rows if row is not None]
+
+    async def grown() -> bool:
+        await naps()
+        return narrow.stats().size == 8
+
+    try:
+        assert await naps() == [1] * 40
+        assert narrow.stats() == (1, 1, 0, 8)
+        await other.close()
+        postgresql.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+        with pytest.raises(DatabaseUnavailable, match="takes no more connections: raise max_connections"):
+            await PostgresDatabase.open(url, name="third")
+        postgresql.execute(f"ALTER ROLE {role} CONNECTION LIMIT 20")
+        await until(grown)
+        assert await naps() == [1] * 40
+    finally:
+        await narrow.close()

@@ -37,6 +37,10 @@ class DatabaseUnavailable(DatabaseError):
     unless the message says that it is not known."""
 
 
+class NoConnectionLeft(DatabaseUnavailable):
+    """The server has given out all its connections, or all that this user may have."""
+
+
 class TransactionConflict(DatabaseError):
     """Two transactions got into each other's way (deadlock, serialization failure): nothing was committed. Run the
     whole transaction again."""

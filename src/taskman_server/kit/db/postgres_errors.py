@@ -10,6 +10,7 @@ from taskman_server.kit.db.errors import (
     ConstraintViolation,
     DatabaseError,
     DatabaseUnavailable,
+    NoConnectionLeft,
     StatementTimeout,
     TextRefused,
     TransactionConflict,
@@ -97,7 +98,8 @@ def cannot_connect(error: BaseException, name: str, database: str, address: str)
         return DatabaseUnavailable(f"database {name} on {address} did not answer in time")
     if state:
         text = _UNAVAILABLE.get(state) or f"refuses the connection ({describe(error)})"
-        return DatabaseUnavailable(f"database {name} on {address} {text}")
+        kind = NoConnectionLeft if state == "53300" else DatabaseUnavailable
+        return kind(f"database {name} on {address} {text}")
     if isinstance(error, OSError):
         why = f": {error.strerror}" if error.strerror and "\n" not in error.strerror else ""
         return DatabaseUnavailable(f"database {name} cannot be reached on {address}{why}")

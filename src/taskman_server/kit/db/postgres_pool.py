@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from taskman_server.kit.db.errors import DatabaseUnavailable
+from taskman_server.kit.db.errors import DatabaseUnavailable, NoConnectionLeft
 
 __all__ = ["Pool", "PoolStats", "Session"]
 
 _CLEAN_TIMEOUT = 2.0
 _CLOSE_TIMEOUT = 2.0
+_FULL_PAUSE = 1.0  # seconds before a server that takes no more connections is asked for another one
 
 
 class PoolStats(NamedTuple):
@@ -70,6 +71,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[Session | None]] = deque()
         self._size = 0
         self._generation = 0
+        self._full_until = 0.0
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
@@ -88,7 +90,7 @@ class Pool:
             if not session.driver.is_closed():
                 return session
             self._size -= 1
-        if self._size < self._max:
+        if self._size < self._max and not (self._size and time.monotonic() < self._full_until):
             self._size += 1
             return await self._open()
         return await self._wait()
@@ -154,6 +156,14 @@ class Pool:
         generation = self._generation
         try:
             return Session(await self._connect(), generation)
+        except NoConnectionLeft:
+            if self._size == 1:
+                self._vacate()
+                raise
+            # Those that we have come back: better to wait for one than to fail.
+            self._full_until = time.monotonic() + _FULL_PAUSE
+            self._size -= 1
+            return await self._wait()
         except BaseException:
             self._vacate()
             raise
@@ -184,10 +194,15 @@ class Pool:
             self._waiting.remove(future)
         future.set_exception(
             DatabaseUnavailable(
-                f"database {self._name}: pool exhausted, all {self._max} connections were in use for"
-                f" {self._patience:g} s. Raise the pool size, or look for long transactions"
+                f"database {self._name}: pool exhausted, all {self._size} connections were in use for"
+                f" {self._patience:g} s. " + self._remedy()
             )
         )
+
+    def _remedy(self) -> str:
+        if self._size < self._max:
+            return "The server takes no more: raise max_connections, or lower the pool sizes"
+        return "Raise the pool size, or look for long transactions"
 
     def _vacate(self) -> None:
         """A place is free: whoever waits may open a connection in it."""
