@@ -47,13 +47,16 @@ def _run(*arguments: str, **environment: str) -> tuple[int, str]:
         ({"TASKMAN_BROKER_URL": f"amqp://taskman:{_SECRET}@mq:port"}, "TASKMAN_BROKER_URL"),
         ({"TASKMAN_REDIS_URL": f"redis://:{_SECRET}@cache:port"}, "TASKMAN_REDIS_URL"),
         ({"TASKMAN_PEER_ADDRESS": ","}, "TASKMAN_PEER_ADDRESS"),
+        ({"TASKMAN_GRPC_PORT_BASE": "0"}, "TASKMAN_GRPC_PORT_BASE must be a port"),
         ({"TASKMAN_REDIS_URL": ""}, "tasks.crt cannot be read"),
         ({"TASKMAN_REDIS_URL": "", "TASKMAN_MTLS": "off", "TASKMAN_DATA": __file__}, "name another with --data"),
     ],
 )
 def test_a_process_that_cannot_work_ends_with_78(tmp_path: Path, changed: dict[str, str], named: str) -> None:
     """OPS-2: the sentence names the setting; 78 tells a supervisor that another try is of no use."""
-    code, said = _run("run", "tasks", **_ELSEWHERE | {"TASKMAN_DATA": str(tmp_path)} | changed)
+    code, said = _run(
+        "run", "tasks", **_ELSEWHERE | {"TASKMAN_DATA": str(tmp_path), "TASKMAN_GRPC_PORT_BASE": "50051"} | changed
+    )
     assert (code, len(said.splitlines())) == (os.EX_CONFIG, 1), said
     assert named in said
 

@@ -29,7 +29,7 @@ from taskman_server.kit.redis import RedisWriteMarks
 from taskman_server.kit.rpc import LocalChannel, ServiceDefinition
 from taskman_server.kit.rpc.server import GrpcServer
 from taskman_server.services.authentication.first_start import ensure_administrator, issue_setup_token
-from taskman_server.settings import Settings
+from taskman_server.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     import socket
@@ -48,7 +48,7 @@ async def run_service(settings: Settings, name: str, stop: asyncio.Event, ops: s
         ops: where health and metrics are answered; None for nowhere.
 
     Raises:
-        SettingsError: no database or broker is named.
+        SettingsError: no database or broker is named, or no port.
         MigrationError: the database's schema is not one that this release can work on.
         TlsError: the process's certificate cannot be read.
         DataFolderError: there is no secret key, and no folder to keep one in.
@@ -56,6 +56,8 @@ async def run_service(settings: Settings, name: str, stop: asyncio.Event, ops: s
     """
     definition = next(each for each in SERVICES if each.name == name)
     database_url, broker_url = settings.database_of(name), settings.broker()
+    if settings.grpc_port_base < 1:
+        raise SettingsError("TASKMAN_GRPC_PORT_BASE must be a port, for example 50051: the others look for it there")
     async with AsyncExitStack() as outer:
         process = await outer.enter_async_context(process_of(name, settings, stop))
         service = _Service(process, definition)

@@ -349,3 +349,20 @@ async def test_messages_are_counted(url: str) -> None:
         ("retried", queue): 1,
         ("dead", queue): 1,
     }
+
+
+async def test_who_may_not_in_is_told_why(rabbitmq: RabbitMQ, url: str) -> None:
+    """OPS-2: what an operator reads on `/readyz` names what to mend, the same words at each try, and no password."""
+    scheme, _, rest = url.rpartition("/")[0].partition("://")
+    password = rest.partition("@")[0].partition(":")[2]
+    for wrong, said in (
+        (f"{scheme}://{rest}/nowhere", "refuses the virtual host of the broker URL: make it"),
+        (url.replace(password, "wrong"), "refuses the user or the password: check the broker URL"),
+    ):
+        texts = set()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match=said) as refused:
+                await RabbitBroker.open(wrong)
+            texts.add(str(refused.value))
+        assert len(texts) == 1
+        assert password not in texts.pop()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import aio_pika
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq.exceptions import InvalidFrameError, ProbableAuthenticationError
 from yarl import URL
 
 from taskman_server.kit.broker import BrokerUnavailable
@@ -176,4 +177,11 @@ def _brief(error: BaseException) -> str:
         return "does not answer in time"
     if isinstance(error, asyncio.CancelledError):
         return "closed the channel"
+    if isinstance(error, ProbableAuthenticationError):
+        return "refuses the user or the password: check the broker URL"
+    if isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error):  # all that the library tells of it
+        return (
+            "refuses the virtual host of the broker URL: make it (rabbitmqctl add_vhost), or let the user in "
+            "(rabbitmqctl set_permissions)"
+        )
     return f"does not answer: {type(error).__name__} {error}"[:200].strip()
