@@ -99,7 +99,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Kill and starve the parts for longer than the default run does."""
-    module(session, "pytest", "tests/chaos", "--chaos-long", *session.posargs)
+    module(session, "pytest", "tests/chaos", "--chaos-long", "-o", "faulthandler_timeout=5400", *session.posargs)
 
 
 @nox.session

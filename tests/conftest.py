@@ -22,6 +22,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+class FailuresAtOnce:
+    """Names each failure when it happens: a run that is cut off never comes to its summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            why = getattr(getattr(report.longrepr, "reprcrash", None), "message", None) or str(report.longrepr)
+            terminal.write_line(f"\n{report.nodeid} ({report.when}): {why[:500]}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only where results come together: an xdist worker has no terminal."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what has to be asked for."""
     if config.getoption("--docker"):
