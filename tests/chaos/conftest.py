@@ -56,4 +56,4 @@ class Size:
 @pytest.fixture
 def size(chaos_long: bool) -> Size:
     """The short form, or with `--chaos-long` the long one."""
-    return Size(True, 200, 30, 60, 5) if chaos_long else Size(False, 50, 10, 3, 1)
+    return Size(True, 200, 30, 60, 5) if chaos_long else Size(False, 25, 8, 3, 1)
