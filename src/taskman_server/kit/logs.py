@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from opentelemetry import trace
 
 from taskman_sdk import contract
+from taskman_server.kit.request_log import RequestLog
 
-__all__ = ["configure"]
+__all__ = ["configure", "request_log"]
 
 REDACTED: Final = "[redacted]"
 _HEADERS: Final = frozenset({"authorization", "cookie", "idempotency-key"})
+
+
+_requests_to: TextIO | None = None
+
+
+def request_log(service: str) -> RequestLog | None:
+    """Where the lines of requests go; None where they are for people, or not wanted."""
+    return RequestLog(_requests_to, service) if _requests_to is not None else None
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -49,6 +58,8 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
         _redact,
     ]
     number = getattr(logging, level.upper())
+    global _requests_to  # of the process, as structlog's own settings are
+    _requests_to = sys.stderr if not text and number <= logging.INFO else None
     ending: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if text

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from taskman_sdk import contract
 from taskman_sdk.errors import TaskManError
+from taskman_server.kit.logs import request_log
 
 __all__ = ["CacheUse", "RpcSpan", "Telemetry"]
 
@@ -73,6 +74,7 @@ class Telemetry:
         self.service = service
         self.registry = registry
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(service=service)
+        self._requests = request_log(service)
         self._tracer = tracer
         self._metrics = _metrics(registry)
         self._calls: dict[tuple[str, str], tuple[Any, Any]] = {}
@@ -255,6 +257,22 @@ class Telemetry:
             )
         pair[0].inc()
         pair[1].observe(seconds)
+        trace_id = traceparent[3:35]
+        if self._requests is not None:
+            self._requests.write(
+                "warning" if status >= 500 else "info",
+                verb=verb,
+                route=route,
+                path=path,
+                status=status,
+                seconds=seconds,
+                principal=principal,
+                request_id=request_id,
+                ip_address=ip_address,
+                reason=reason,
+                trace_id=trace_id,
+            )
+            return
         log = self.log.warning if status >= 500 else self.log.info
         log(
             "request",
@@ -267,7 +285,7 @@ class Telemetry:
             request_id=request_id,
             ip=ip_address,
             **({"reason": reason} if reason else {}),
-            **({"trace_id": traceparent[3:35]} if traceparent else {}),
+            **({"trace_id": trace_id} if trace_id else {}),
         )
 
 
