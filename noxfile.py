@@ -88,8 +88,10 @@ def tests(session: nox.Session) -> None:
         module(session, "pytest", *parallel, *session.posargs)
         return  # a part of the tests was asked for: its coverage says nothing
     cov = ["--cov", "--cov-report="]
-    module(session, "pytest", *parallel, *cov, "--ignore=tests/chaos")
-    module(session, "pytest", *cov, "--cov-append", "tests/chaos")
+    try:
+        module(session, "pytest", *parallel, *cov, "--ignore=tests/chaos")
+    finally:
+        module(session, "pytest", *cov, "--cov-append", "tests/chaos")
     low = []
     for service in sorted(path.parent for path in SERVICES.glob("*/__init__.py")):
         session.log(f"coverage of {service.name}")

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from taskman_server.kit.broker import Broker, BrokerUnavailable, Message
 from taskman_server.kit.broker.rabbitmq import RabbitBroker
 from taskman_server.kit.clock import ManualClock
 from taskman_server.kit.db import Database, Transaction, TransactionConflict
 from taskman_server.kit.ids import id_floor
-from taskman_server.kit.outbox import Consumer, Event, Outbox, Relay, Subscription
+from taskman_server.kit.outbox import INBOX, Consumer, Event, Outbox, Relay, Subscription
 from tests.parts.rabbitmq import RabbitMQ
 from tests.store.broker.shapes import finish, open_rabbit
 from tests.store.support import ALL_EFFECTS, EFFECT, OpenDatabase, an_event, create_tables, until
@@ -210,6 +211,11 @@ async def test_again_after_the_inbox_has_forgotten_it(kind: str, open_db: OpenDa
     await until(handled)
     clock.advance(31 * 86400)
     await broker.publish([Message.of(an_event(id=id_floor("event", clock.now())))])
+
+    async def forgotten() -> bool:
+        return event.id not in {row.event_id for row in await db.fetch_all(sa.select(INBOX.c.event_id))}
+
+    await until(forgotten)
     await broker.publish([Message.of(event)])
 
     async def dead() -> bool:
