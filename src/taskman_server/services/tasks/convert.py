@@ -42,8 +42,8 @@ def task_message(row: Row | SimpleNamespace) -> Task:
         description=row.description,
         state=row.state,
         priority=row.priority,
-        labels=row.labels,
-        assignees=row.assignees,
+        labels=[*row.labels],  # a message keeps the very list, and the row may be asked for again
+        assignees=[*row.assignees],
         start_time=timestamp(row.start_time),
         due_time=timestamp(row.due_time),
         creator=row.creator,

@@ -6,7 +6,7 @@ from taskman_server.services.tasks.store.lists import ORDERS, Found, Lists, Poli
 from taskman_server.services.tasks.store.projects import ProjectStore
 from taskman_server.services.tasks.store.search import FTS_DDL, Fts5, SearchIndex, phrases
 from taskman_server.services.tasks.store.tables import METADATA
-from taskman_server.services.tasks.store.tasks import TaskStore
+from taskman_server.services.tasks.store.tasks import TaskCache, TaskStore
 from taskman_server.services.tasks.store.tsvector import TsVector
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "ProjectStore",
     "Query",
     "SearchIndex",
+    "TaskCache",
     "TaskStore",
     "TsVector",
     "phrases",

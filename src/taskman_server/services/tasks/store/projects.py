@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
@@ -92,8 +92,10 @@ def project_policy(organization: str) -> Mapping[str, Any]:
 class ProjectStore:
     """Reads and writes projects. Reads go to the database, or to the transaction that is given."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, changed: Callable[[], None] | None = None) -> None:
+        """`changed` is called after each commit that changed a project, or who is a member of it."""
         self._db = db
+        self._changed = changed
         db.prepare(_BY_ID, _BY_KEY, _LOCKED, _INSERT, _UPDATE, _ALLOT, _RESERVE, _MEMBER_INSERT, _MEMBER_DELETE)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
@@ -122,6 +124,8 @@ class ProjectStore:
 
     async def update(self, tx: Transaction, before: Row, after: Row) -> None:
         """Writes what changed, members included."""
+        if self._changed is not None:
+            tx.on_commit(self._changed)
         await tx.execute(
             _UPDATE,
             project_id=before.id,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Column, ColumnElement, bindparam, delete, insert, select, update
 
+from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.cel import Collection
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
 from taskman_server.kit.ids import is_id
@@ -17,7 +19,7 @@ from taskman_server.services.tasks.store.projects import members_of
 from taskman_server.services.tasks.store.search import SearchIndex, fold, words
 from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
 
-__all__ = ["TASK_SELECT", "TaskStore", "filter_columns", "policy_columns"]
+__all__ = ["TASK_SELECT", "TaskCache", "TaskStore", "filter_columns", "policy_columns"]
 
 _COLUMNS: Final = [c for c in TASKS.c if c.name not in ("title_order", "priority_order")]
 _MUTABLE: Final = (
@@ -25,6 +27,9 @@ _MUTABLE: Final = (
     "due_time", "version", "update_time", "complete_time", "delete_time",
 )  # fmt: skip
 _TURN: Final = 50  # tasks written between two turns of the event loop
+
+TaskCache = ReadCache[tuple[str, str], Row]
+"""Tasks with their project's `visibility` and `members`, by organization and id or key."""
 
 TASK_SELECT: Final = select(*_COLUMNS)
 # with what the decision needs of the project: one statement, two rows by primary key
@@ -130,18 +135,28 @@ def _bag(element: Column[Any], organization: str) -> Collection:
 class TaskStore:
     """Reads and writes tasks, with their rows of labels and assignees and their entry in the search."""
 
-    def __init__(self, db: Database, index: SearchIndex) -> None:
+    def __init__(self, db: Database, index: SearchIndex, cache: TaskCache | None = None) -> None:
+        """`cache`: for reads outside of transactions, where nobody else writes to the database."""
         self._db = db
         self.index = index
+        self._cache = cache
         db.prepare(_BY_ID, _BY_KEY, _LOCKED, _EXTERNAL, _INSERT, _UPDATE)
         db.prepare(_LABEL_INSERT, _LABEL_DELETE, _ASSIGNEE_INSERT, _ASSIGNEE_DELETE)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
         """A task by id, or by key in any case, with its project's `visibility` and `members`; deleted ones too."""
-        source = source or self._db
-        if is_id(name, "task"):
-            return await source.fetch_one(_BY_ID, organization=organization, id=name)
-        return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
+        statement, column = _BY_ID, "id"
+        if not is_id(name, "task"):
+            statement, column, name = _BY_KEY, "key", name.upper()
+        cache = self._cache
+        if cache is None or source is not None:
+            return await (source or self._db).fetch_one(statement, organization=organization, **{column: name})
+        if (row := cache.get((organization, name))) is None:
+            changes = cache.changes
+            row = await self._db.fetch_one(statement, organization=organization, **{column: name})
+            if row is not None:
+                cache.keep((organization, name), row, changes)
+        return row
 
     async def get_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
         """The same by id, where nobody else changes the task before the transaction ends."""
@@ -190,6 +205,9 @@ class TaskStore:
 
     async def update(self, tx: Transaction, before: Row, after: Row) -> None:
         """Writes what changed between two versions of a row."""
+        if self._cache is not None:
+            names = [(before.organization, name) for name in (before.id, before.key)]
+            tx.on_commit(partial(self._cache.forget, *names))
         order = _order(after.title, after.priority)
         values = {name: getattr(after, name) for name in _MUTABLE if name not in order}
         await tx.execute(_UPDATE, task_seq=before.seq, organization_id=before.organization, **values, **order)
