@@ -41,7 +41,7 @@ INTERVAL: Final = 0.1
 """A burst is over within these seconds; a delay that lasts longer is overload."""
 STANDING: Final = 0.05
 """Seconds that the loop may be late for longer than a burst."""
-CALM: Final = 0.1
+CALM: Final = 0.25
 """Overload is over when a smaller share than this was refused …"""
 WINDOW: Final = 0.25
 """… in these seconds."""
@@ -72,8 +72,8 @@ class Priority(IntEnum):
 _FIRST, _ORDINARY, _BULK = Priority
 # Seconds in the loop's queue.
 _LOOP: Final = (0.15, 0.075, 0.05)
-# In an overload: seconds of each of the loop's turns, from the first request in it. Not since the head was parsed: a
-# turn may begin late for other reasons, threads that hold the interpreter for example, that refusing would not help.
+# In an overload: seconds of the processor in each of the loop's turns, from the first request in it. Not since the head
+# was parsed, nor of the wall's clock: what other threads and processes take would not be less if requests were refused.
 _TURN: Final = (0.008, 0.004, 0.002)
 _TURN_NO_BULK: Final = (*_TURN[:2], -1.0)
 # Seconds in our queue. Who signs in waits rather than starts anew.
@@ -121,14 +121,21 @@ class Admission:
     """
 
     def __init__(
-        self, telemetry: Telemetry | None = None, *, most: int = 0, monotonic: Callable[[], float] = time.monotonic
+        self,
+        telemetry: Telemetry | None = None,
+        *,
+        most: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+        processor: Callable[[], float] = time.thread_time,
     ) -> None:
         """Args:
         telemetry: gets the figures, and a line in the log when an overload begins and ends.
         most: requests under way at most, fixed; 0: found by measuring.
         monotonic: the time, in seconds; what `arrived` and deadlines are measured by.
+        processor: what the loop's thread has taken of the processor, in seconds.
         """
         self._monotonic = monotonic
+        self._processor = processor
         self._telemetry = telemetry
         self._fixed = most > 0
         self.overloaded = False
@@ -139,7 +146,7 @@ class Admission:
         self._held = [0, 0]
         self._bounds = [FIRST_MOST, 0, 0]
         self._set_limit(most or START)
-        self._turn, self._turn_began = _TURN, 0.0
+        self._turn, self._turn_began, self._turn_spent = _TURN, 0.0, 0.0
         self._queues: tuple[deque[_Waiter], ...] = (deque(), deque(), deque())
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -207,6 +214,17 @@ class Admission:
         if self._waiting:
             self._hand_over()
 
+    def pause(self, priority: Priority) -> None:
+        """Gives the place back while the client keeps us waiting: slow bodies must not fill the house."""
+        self._held[priority > 0] -= 1
+        if self._waiting:
+            self._hand_over()
+
+    def resume(self, priority: Priority) -> float:
+        """Takes a place again, be there one or not, as what is begun is ended; answers as `enter`."""
+        self._take(priority)
+        return self._monotonic()
+
     @property
     def inflight(self) -> int:
         """Requests under way."""
@@ -219,8 +237,9 @@ class Admission:
     def _late(self, priority: Priority, arrived: float, now: float) -> bool:
         # All heads of a turn are parsed before the first of its requests comes here.
         if arrived > self._turn_began:
-            self._turn_began = now
-        return now - self._turn_began > self._turn[priority]
+            self._turn_began, self._turn_spent = now, self._processor()
+            return self._turn[priority] < 0
+        return self._processor() - self._turn_spent > self._turn[priority]
 
     def _take(self, priority: Priority) -> None:
         pool = priority > 0

@@ -151,7 +151,7 @@ def test_past_capacity_the_admitted_stay_fast_and_the_rest_is_refused_at_once(fa
     """GATE-9: goodput holds, answers come in time, refusals sooner, and a second later all is as it was."""
 
     async def story(loop: SimulatedLoop) -> tuple[Server, Admission]:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         server = Server(loop, door)
         server.load(factor * CAPACITY, 0, 3)
         server.load(0.7 * CAPACITY, 3.2, 5)
@@ -188,7 +188,7 @@ def test_work_beside_the_loop_is_bounded_too() -> None:
     """GATE-9: where the loop is never late, the requests under way and the queue before them are what is limited."""
 
     async def story(loop: SimulatedLoop) -> tuple[Server, Admission]:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         server = Server(loop, door, Threads(loop, 2))
         server.load(800, 0, 3, serve=0.005)
         server.load(200, 3.2, 5, serve=0.005)
@@ -209,7 +209,7 @@ def test_what_is_slow_without_being_full_is_not_throttled() -> None:
     """GATE-9: a database that takes 300 ms, and would for ever more at once, gets them."""
 
     async def story(loop: SimulatedLoop) -> tuple[Server, Admission]:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         server = Server(loop, door, Threads(loop, 500))
         server.load(20, 0, 3, serve=0.3)
         server.load(600, 3, 8, serve=0.3)
@@ -225,7 +225,7 @@ def test_a_burst_is_no_overload() -> None:
     """GATE-9: sixty requests at one moment are answered, all of them."""
 
     async def story(loop: SimulatedLoop) -> Server:
-        server = Server(loop, Admission(monotonic=loop.time))
+        server = Server(loop, Admission(monotonic=loop.time, processor=loop.time))
         for second in range(5):
             for _ in range(60):
                 loop.call_at(second, server._read, float(second), Priority.ORDINARY, SERVE)
@@ -240,7 +240,7 @@ def test_people_who_wait_for_their_answers_are_no_overload() -> None:
     """GATE-9: 32 clients that each send one request after the other get no refusal, though the server is busy."""
 
     async def story(loop: SimulatedLoop) -> tuple[int, Admission]:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         server = Server(loop, door)
 
         async def client() -> None:
@@ -262,7 +262,7 @@ def test_ordinary_calls_go_before_bulk_and_signing_in_before_both() -> None:
     """GATE-9: at three times the capacity, exports are refused first, sign-ins last."""
 
     async def story(loop: SimulatedLoop) -> Server:
-        server = Server(loop, Admission(monotonic=loop.time))
+        server = Server(loop, Admission(monotonic=loop.time, processor=loop.time))
         server.load(0.1 * CAPACITY, 0, 3, priority=Priority.FIRST)
         server.load(1.9 * CAPACITY, 0, 3)
         server.load(1 * CAPACITY, 0, 3, priority=Priority.BULK)
@@ -284,7 +284,7 @@ def test_bulk_work_leaves_room_for_ordinary_calls() -> None:
     """GATE-9: a flood of searches takes half of the places; a call beside it is let in, and soon."""
 
     async def story(loop: SimulatedLoop) -> Server:
-        server = Server(loop, Admission(monotonic=loop.time), Threads(loop, 2))
+        server = Server(loop, Admission(monotonic=loop.time, processor=loop.time), Threads(loop, 2))
         server.load(1000, 0, 3, priority=Priority.BULK, serve=0.004)
         server.load(50, 0, 3, serve=0.001)
         await server.until(4)
@@ -299,7 +299,7 @@ def test_a_flood_of_sign_ins_keeps_nobody_out_who_is_signed_in() -> None:
     """GATE-9: passwords are slow on purpose; their places are their own."""
 
     async def story(loop: SimulatedLoop) -> tuple[bool, bool]:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         held = [door.enter(Priority.FIRST, loop.now) for _ in range(FIRST_MOST)]
         assert None not in held
         full = door.enter(Priority.FIRST, loop.now) is None
@@ -312,7 +312,7 @@ def test_something_else_that_holds_the_loop_does_not_shut_everybody_out() -> Non
     """GATE-9: the loop is late for a reason that is no request; some are let in all the same."""
 
     async def story(loop: SimulatedLoop) -> tuple[Server, Admission]:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         server = Server(loop, door)
         server.load(300, 0, 3)
 
@@ -331,7 +331,7 @@ def test_something_else_that_holds_the_loop_does_not_shut_everybody_out() -> Non
 
 
 def full(loop: SimulatedLoop, number: int = 1) -> tuple[Admission, list[float]]:
-    door = Admission(most=number, monotonic=loop.time)
+    door = Admission(most=number, monotonic=loop.time, processor=loop.time)
     places = [door.enter(Priority.ORDINARY, loop.now) for _ in range(number)]
     return door, [place for place in places if place is not None]
 
@@ -448,11 +448,33 @@ def test_who_goes_away_takes_no_place_along(moment: str) -> None:
     assert (door.inflight, door.queued()[Priority.ORDINARY], door._waiting) == (0, 0, 0)
 
 
+def test_a_body_that_comes_slowly_holds_no_place() -> None:
+    """GATE-9, GATE-4: whoever sends a byte a second keeps nobody out, and gets a place again when it is done."""
+
+    async def story(loop: SimulatedLoop) -> list[int]:
+        door, (_,) = full(loop)
+        counts = []
+        task = asyncio.create_task(door.wait(Priority.ORDINARY, loop.now))
+        await settle()
+        door.pause(Priority.ORDINARY)
+        other = await task
+        counts.append(door.inflight)
+        started = door.resume(Priority.ORDINARY)
+        counts.append(door.inflight)
+        assert door.enter(Priority.ORDINARY, loop.now) is None
+        door.leave(Priority.ORDINARY, other)
+        assert door.enter(Priority.ORDINARY, loop.now) is None
+        door.leave(Priority.ORDINARY, started)
+        return [*counts, door.inflight]
+
+    assert simulate(story) == [1, 2, 0]
+
+
 def test_an_idle_server_is_not_woken() -> None:
     """GATE-9: nothing is looked at when nothing happens."""
 
     async def story(loop: SimulatedLoop) -> asyncio.TimerHandle | None:
-        door = Admission(monotonic=loop.time)
+        door = Admission(monotonic=loop.time, processor=loop.time)
         started = door.enter(Priority.ORDINARY, loop.now)
         assert started is not None
         door.leave(Priority.ORDINARY, started)
@@ -483,8 +505,8 @@ def test_the_metrics_say_how_full_it_is_and_who_was_refused() -> None:
     registry = CollectorRegistry()
 
     async def story(loop: SimulatedLoop) -> None:
-        door = Admission(Telemetry("gateway", registry), monotonic=loop.time)
-        Admission(Telemetry("other", registry), monotonic=loop.time)
+        door = Admission(Telemetry("gateway", registry), monotonic=loop.time, processor=loop.time)
+        Admission(Telemetry("other", registry), monotonic=loop.time, processor=loop.time)
         assert door.enter(Priority.ORDINARY, loop.now) is not None
         with pytest.raises(UnavailableError):
             await door.wait(Priority.BULK, loop.now - 1)
