@@ -1,7 +1,7 @@
 """HTTP at the socket: a request's head has a size and a time, before anything is made of it (GATE-4, GATE-9).
 
 uvicorn's parser keeps a header that is still coming in memory, however long it gets, and waits for the rest of a head
-for as long as the client likes. Both are bounded here.
+for as long as the client likes. Both are bounded here. What it writes piece by piece goes out as one (`_Cork`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,50 @@ def _refusal() -> bytes:
 _REFUSAL: Final = _refusal()
 
 
+class _Cork(asyncio.Transport):
+    """A transport that joins what is written in one turn of the event loop.
+
+    uvicorn writes the head and the body of an answer one after the other: two system calls and two packets, a fifth of
+    the time of a short answer.
+    """
+
+    __slots__ = ("_loop", "_pending", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pending: list[bytes | bytearray | memoryview] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._pending:
+            self._loop.call_soon(self._flush)
+        self._pending.append(data)
+
+    def _flush(self) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._transport.write(b"".join(pending))
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with bounds on the head."""
 
@@ -47,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
-        super().connection_made(transport)
+        super().connection_made(_Cork(transport, self.loop))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
