@@ -1,56 +1,43 @@
-"""`python -m tests.bench`: the embedded server over HTTP, beside a bare ASGI answer of the same size in the same run.
+"""`python -m tests.bench`: the embedded server over HTTP, in the same run beside a bare ASGI answer of the same size
+and beside a plain application of the usual libraries.
 
-For each case and round: load on the server, load on the bare application, in turns. A figure is the median of the
-rounds; figures move with the machine, the ratios hardly do.
+For each case and round: load on each of them, in turns. A figure is the median of the rounds; figures move with the
+machine, the ratios hardly do.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import platform
-import statistics
+import shutil
 import subprocess
-import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.bench import bare
-from tests.bench.cases import CASES, requests_of
-from tests.bench.data import Template, make_template, task_rows
+from tests.bench import metrics
+from tests.bench.cases import CASES, KINDS, PLAIN_CASES, requests_of
+from tests.bench.data import task_rows
+from tests.bench.fill import make_template
 from tests.bench.load import MARK, Load, Result, need_wrk, read_requests, write_requests
-from tests.serving import ServerProcess
+from tests.bench.plain_data import make_plain
+from tests.bench.report import Measured, line, summary, table
+from tests.bench.servers import bare_process, cpu_by_process, plain_process, rest, server_process
+from tests.serving import ServerEnded, ServerProcess
 
 _ROOT = Path(__file__).resolve().parents[2]
 # One name whatever the port, so that the tokens of the template are good in every round.
 _URL = "http://bench.example.org"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One server under one case for one round; `cpu` in microseconds a request, work left behind included."""
-
-    result: Result
-    cpu: float
-
-    def figures(self) -> dict[str, float]:
-        """For the table and the file."""
-        result = self.result
-        return {
-            "requests": result.requests,
-            "requests_per_second": round(result.rate, 1),
-            "cpu_us": round(self.cpu, 1),
-            "p50_ms": round(result.p50, 3),
-            "p99_ms": round(result.p99, 3),
-        }
+_SIGNING_IN = 64  # people who sign in, of all
 
 
 class Bench:
@@ -69,87 +56,106 @@ class Bench:
         }
         self.rounds: dict[str, list[dict[str, Measured]]] = {case: [] for case in options.cases}
         self.answers: dict[str, dict[str, Any]] = {}
+        self._requests: dict[tuple[str, str], Path] = {}
 
     def run(self) -> None:
         """All rounds. Raises SystemExit when an answer was not as it should be."""
         options = self._options
         source, rows = task_rows(options.tasks)
-        print(f"{len(rows):,} tasks ({source}), {options.people} people: filling a data folder …", flush=True)
+        print(f"{len(rows):,} tasks ({source}), {options.people:,} people: filling a data folder …", flush=True)
         started = time.perf_counter()
-        template = make_template(self._folder / "template", self._settings, options.people, rows)
+        folder = options.template or self._folder / "template"
+        template = make_template(folder.absolute(), self._settings, options.people, rows, _SIGNING_IN)
+        tokens = make_plain(self._folder / "plain", template)
         print(f"filled and at rest after {time.perf_counter() - started:.0f} s", flush=True)
-        files = {case: self._record(case, template) for case in CASES}
-        floor: ServerProcess | None = None
-        try:
+        for name in {*options.cases, *KINDS}:
+            self._record("server", name, requests_of(name, template))
+        for name in PLAIN_CASES:
+            self._record("plain", name, requests_of(name, template, tokens))
+        with contextlib.ExitStack() as whole:
+            bare: ServerProcess | None = None
             for number in range(options.rounds):
-                data = template.copy(self._folder / f"round{number}")
-                with ServerProcess(data, settings=self._settings) as server:
+                data = template.copy(self._folder / f"server{number}")
+                plain_data = self._folder / f"plain{number}"
+                shutil.copytree(self._folder / "plain", plain_data)
+                with (
+                    server_process(data, self._settings, options.workers) as server,
+                    plain_process(plain_data, options.workers) as plain,
+                ):
                     server.wait_ready()
-                    if floor is None:
-                        floor = self._bare(server, files)
-                        floor.start()
-                        floor.wait_ready()
-                    for case in options.cases:
-                        self._warm_up(case, server, files[case])
-                    for case in options.cases:
-                        self.rounds[case].append(self._round(case, number, server, floor, files[case]))
-        finally:
-            if floor is not None:
-                floor.stop()
+                    plain.wait_ready()
+                    if bare is None:
+                        bare = whole.enter_context(self._bare(server))
+                        bare.wait_ready()
+                    self._round(number, {"server": server, "plain": plain, "bare": bare})
+                shutil.rmtree(data)
+                shutil.rmtree(plain_data)
 
-    def _record(self, case: str, template: Template) -> Path:
-        path = self._folder / f"{case}.requests"
-        write_requests(path, requests_of(case, template))
-        return path
+    def _record(self, name: str, case: str, requests: Sequence[bytes]) -> None:
+        path = self._requests[name, case] = self._folder / f"{name}-{case}.requests"
+        write_requests(path, requests)
 
-    def _bare(self, server: ServerProcess, files: Mapping[str, Path]) -> ServerProcess:
+    def _file(self, name: str, case: str) -> Path:
+        """The requests for one of the three: the plain application has its own, for the tokens are its own."""
+        return self._requests["plain" if name == "plain" else "server", case]
+
+    def _bare(self, server: ServerProcess) -> ServerProcess:
         """The bare application, with answers of median size recorded from the server."""
-        for case in CASES:
-            if case != "mixed":
-                self.answers[case] = _recorded(server.url, files[case])
+        for place, kind in enumerate(KINDS):
+            self.answers[kind] = _recorded(server.url, self._file("server", kind), 100 * place)
         path = self._folder / "answers.json"
         path.write_text(json.dumps(self.answers))
-        command = (sys.executable, str(Path(bare.__file__)), str(path))
-        return ServerProcess(self._folder / "bare", command=command)
+        return bare_process(self._folder / "bare", path, self._options.workers)
 
-    def _warm_up(self, case: str, server: ServerProcess, requests: Path) -> None:
+    def _round(self, number: int, servers: Mapping[str, ServerProcess]) -> None:
+        cases = {
+            case: [name for name in servers if name != "plain" or case in PLAIN_CASES] for case in self._options.cases
+        }
+        for case, names in cases.items():
+            for name in names:
+                if name != "bare":
+                    self._warm_up(case, name, servers[name])
+        for case, names in cases.items():
+            # Each is first, second and last in turn.
+            turned = names[number % len(names) :] + names[: number % len(names)]
+            found = {name: self._measure(case, name, servers[name]) for name in turned}
+            self.rounds[case].append({name: found[name] for name in names})
+            said = "  | ".join(line(f"{name:6}", found[name]) for name in names)
+            print(f"  round {number + 1} {case:7}{said}", flush=True)
+
+    def _warm_up(self, case: str, name: str, server: ServerProcess) -> None:
+        requests = self._file(name, case)
         result = self._load.run(server.url, requests, self._options.seconds / 3, count_statuses=True)
-        _check(case, result, server)
-        _rest(server)
+        _check(f"{case} ({name})", result, server)
+        rest(server)
 
-    def _round(
-        self, case: str, number: int, server: ServerProcess, floor: ServerProcess, requests: Path
-    ) -> dict[str, Measured]:
-        found: dict[str, Measured] = {}
-        both = {"server": server, "bare": floor}
-        for name in sorted(both, reverse=number % 2 == 0):
-            process = both[name]
-            before = process.cpu_seconds()
-            result = self._load.run(process.url, requests, self._options.seconds)
-            _check(f"{case} ({name})", result, process)
-            _rest(process)
-            used = process.cpu_seconds() - before
-            found[name] = Measured(result, 1e6 * used / max(1, result.requests))
-        print(f"  round {number + 1} {case:7}" + _line(found["server"]) + "  | bare" + _line(found["bare"]), flush=True)
-        return found
+    def _measure(self, case: str, name: str, server: ServerProcess) -> Measured:
+        # A process has counters of its own: of several, one would answer before and another after.
+        counts = name == "server" and self._options.workers == 1
+        seen: metrics.Seen = metrics.read(server.url) if counts else Counter()
+        before = cpu_by_process(server)
+        result = self._load.run(server.url, self._file(name, case), self._options.seconds)
+        _check(f"{case} ({name})", result, server)
+        rest(server)
+        after = cpu_by_process(server)
+        counted: metrics.Seen = metrics.read(server.url) if counts else Counter()
+        counted.subtract(seen)
+        each = 1e6 / max(1, result.requests)
+        return Measured(result, {name: each * (cpu - before.get(name, 0.0)) for name, cpu in after.items()}, counted)
 
 
-def _line(measured: Measured) -> str:
-    return f"{measured.result.rate:9,.0f} req/s {measured.cpu:8,.0f} µs CPU"
-
-
-def _recorded(url: str, requests: Path) -> dict[str, Any]:
-    """The answer of median size to the first requests of a file."""
+def _recorded(url: str, requests: Path, first: int) -> dict[str, Any]:
+    """The answer of median size to the first requests of a file; their numbers count from `first`."""
     answers: list[dict[str, Any]] = []
     with httpx.Client(base_url=url, timeout=60) as client:
-        for number, raw in zip(range(31), read_requests(requests), strict=False):
+        for number, raw in zip(range(first, first + 31), read_requests(requests), strict=False):
             head, _, body = raw.replace(MARK, b"%010d" % number).decode().partition("\r\n\r\n")
-            first, *lines = head.split("\r\n")
-            verb, path, _ = first.split(" ")
+            request_line, *lines = head.split("\r\n")
+            verb, path, _ = request_line.split(" ")
             headers = dict(line.split(": ", 1) for line in lines)
             response = client.request(verb, path, content=body.encode(), headers=headers)
             if not response.is_success:
-                raise SystemExit(f"{first}\nwas answered {response.status_code} {response.text}")
+                raise SystemExit(f"{request_line}\nwas answered {response.status_code} {response.text}")
             answers.append({
                 "status": response.status_code,
                 "headers": list(response.headers.items()),
@@ -168,60 +174,6 @@ def _check(case: str, result: Result, server: ServerProcess) -> None:
         )
 
 
-def _rest(server: ServerProcess, seconds: float = 120) -> None:
-    """Returns when the process has next to nothing to do: what requests leave behind belongs to their cost."""
-    deadline = time.monotonic() + seconds
-    before = server.cpu_seconds()
-    while time.monotonic() < deadline:
-        time.sleep(0.3)
-        now = server.cpu_seconds()
-        if now - before <= 0.02:
-            return
-        before = now
-    raise SystemExit(f"the server was still at work {seconds:.0f} s after the load:\n{server.tail(10)}")
-
-
-def summary(rounds: Sequence[Mapping[str, Measured]]) -> dict[str, Any]:
-    """Medians over the rounds; ratios are taken within a round, then their median, least and greatest."""
-
-    def medians(name: str) -> dict[str, float]:
-        each = [measured[name].figures() for measured in rounds]
-        return {key: statistics.median(figures[key] for figures in each) for key in each[0]}
-
-    def ratio(figure: Any) -> dict[str, float]:
-        values = [figure(measured["server"]) / max(figure(measured["bare"]), 1e-9) for measured in rounds]
-        return {
-            "median": round(statistics.median(values), 3),
-            "min": round(min(values), 3),
-            "max": round(max(values), 3),
-        }
-
-    return {
-        "server": medians("server"),
-        "bare": medians("bare"),
-        "ratio": {"requests_per_second": ratio(lambda m: m.result.rate), "cpu": ratio(lambda m: m.cpu)},
-        "rounds": [{name: measured.figures() for name, measured in each.items()} for each in rounds],
-    }
-
-
-def table(cases: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
-    """The figures for people."""
-    lines = [
-        f"{'':8}{'answer':>8} {'req/s':>9} {'CPU µs':>8} {'p50 ms':>8} {'p99 ms':>8}"
-        f"  | bare {'req/s':>8} {'CPU µs':>7}  | of bare's req/s   CPU × bare's (least–most)"
-    ]
-    for case, found in cases.items():
-        server, floor, ratio = found["server"], found["bare"], found["ratio"]
-        size = f"{len(base64.b64decode(answers[case]['body'])):,}" if case in answers else ""
-        spread = f"({ratio['cpu']['min']:.1f}–{ratio['cpu']['max']:.1f})"
-        lines.append(
-            f"{case:8}{size:>8} {server['requests_per_second']:9,.0f} {server['cpu_us']:8,.0f} {server['p50_ms']:8.2f} "
-            f"{server['p99_ms']:8.2f}  |      {floor['requests_per_second']:8,.0f} {floor['cpu_us']:7,.0f}  |"
-            f" {ratio['requests_per_second']['median']:14.1%}   {ratio['cpu']['median']:10.1f} {spread}"
-        )
-    return "\n".join(lines)
-
-
 def _environment(options: argparse.Namespace) -> dict[str, Any]:
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     commit = subprocess.run(
@@ -233,17 +185,19 @@ def _environment(options: argparse.Namespace) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "commit": commit.stdout.strip(),
-        "options": {name: value for name, value in vars(options).items() if name != "output"},
+        "options": {name: value for name, value in vars(options).items() if name not in ("output", "template")},
     }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each case is measured")
     parser.add_argument("--seconds", type=float, default=5, help="of load for each measurement")
-    parser.add_argument("--connections", type=int, default=16, help="open at once")
+    parser.add_argument("--connections", type=int, default=64, help="open at once")
     parser.add_argument("--tasks", type=int, default=10_000)
-    parser.add_argument("--people", type=int, default=100)
+    parser.add_argument("--people", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer, of each of the three")
+    parser.add_argument("--template", type=Path, help="a folder to fill once and to use again in later runs")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
     parser.add_argument("--quick", action="store_true", help="one short round on little data, to see that it works")
     parser.add_argument("--loadgen", choices=("wrk", "python"), default="wrk")
@@ -256,6 +210,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds, options.tasks, options.people = 1, 1, 500, 8
+        options.connections = 16
         options.password_hash = "fast"
     return options
 
@@ -268,9 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     environment = _environment(options)
     with tempfile.TemporaryDirectory(prefix="taskman-bench-") as folder:
         bench = Bench(options, Path(folder))
-        bench.run()
+        try:
+            bench.run()
+        except ServerEnded as error:
+            raise SystemExit(str(error)) from None
     cases = {case: summary(rounds) for case, rounds in bench.rounds.items()}
     print(f"\nmedian of {options.rounds} × {options.seconds:g} s, {options.connections} connections, "
+          f"workers: {options.workers}, "
           f"{environment['machine']}, {environment['cores']} cores shared with the load generator")  # fmt: skip
     print(table(cases, bench.answers))
     options.output.parent.mkdir(parents=True, exist_ok=True)

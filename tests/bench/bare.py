@@ -1,7 +1,7 @@
 """The floor: a bare ASGI application on the same HTTP server, whose answers were recorded from the real one.
 
-Run as `python bare.py ANSWERS`; the port comes in TASKMAN_PORT. It knows nothing but which answer a request's
-`X-Bench-Case` asks for.
+Run as `python bare.py`; TASKMAN_PORT, TASKMAN_ANSWERS (a file) and TASKMAN_WORKERS come in the environment. It knows
+nothing but which answer a request's `X-Bench-Case` asks for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ import uvicorn
 from taskman_server.gateway.protocol import options
 
 Message = MutableMapping[str, Any]
+Application = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
 _CASE = b"x-bench-case"
 
 
-def application(
-    answers: dict[bytes, tuple[Message, Message]],
-) -> Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]:
+def application(answers: dict[bytes, tuple[Message, Message]]) -> Application:
     """An application that sends the recorded answer of a case as it is."""
 
     async def answer(
@@ -48,12 +48,24 @@ def _messages(recorded: dict[str, Any]) -> tuple[Message, Message]:
     )
 
 
-def main() -> None:
-    """Serves until SIGTERM, with the options that `taskman-server up` gives uvicorn."""
-    recorded = json.loads(Path(sys.argv[1]).read_text())
+def make_app() -> Application:
+    """The application with the answers in the file that TASKMAN_ANSWERS names."""
+    recorded = json.loads(Path(os.environ["TASKMAN_ANSWERS"]).read_text())
     answers = {case.encode(): _messages(answer) for case, answer in recorded.items()}
     answers[b"ready"] = _messages({"status": 200, "headers": [["content-length", "0"]], "body": ""})
-    uvicorn.run(application(answers), host="127.0.0.1", port=int(os.environ["TASKMAN_PORT"]), **options())
+    return application(answers)
+
+
+def main() -> None:
+    """Serves until SIGTERM, with the options that `taskman-server up` gives uvicorn."""
+    uvicorn.run(
+        f"{Path(__file__).stem}:make_app",
+        factory=True,
+        host="127.0.0.1",
+        port=int(os.environ["TASKMAN_PORT"]),
+        workers=int(os.environ["TASKMAN_WORKERS"]),
+        **options(),
+    )
 
 
 if __name__ == "__main__":

@@ -1,48 +1,87 @@
-"""What is measured on: people with roles, two projects, thousands of tasks; made once and copied for each round."""
+"""What is measured on: people with roles and policies, projects, thousands of tasks. `fill` puts it into a server."""
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import os
 import random
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import httpx
-
-from tests.chaos.reconcile import left_over
-from tests.serving import ADMIN, PASSWORD, ServerProcess
-
-__all__ = ["Person", "Template", "make_template", "task_rows"]
+__all__ = ["CONFIDENTIAL", "Filled", "Person", "Project", "Template", "TemplateTask", "task_rows"]
 
 _ROOT = Path(__file__).resolve().parents[2]
-PROJECTS = ("WEB", "OPS")
-_PARTS = ("editor", "editor", "editor", "viewer", "viewer")
-_CHUNK = 250
+CONFIDENTIAL = "confidential"
+"""The label of tasks that a policy keeps from all but administrators and assignees: one in a hundred."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who calls."""
+    """Somebody who calls; `parts` has their role in each project that they are a member of, by its key."""
 
     id: str
     email: str
     token: str
-    may_write: bool
+    parts: Mapping[str, str]
+    admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
+class Project:
+    """Tasks belong to one; `private` or open to the `organization`."""
+
+    id: str
+    key: str
+    visibility: str
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateTask:
+    """A task: where it is, and the number of the row that it came from."""
+
+    id: str
+    key: str
+    project: str
+    labels: Sequence[str]
+    assignees: Sequence[str]
+    row: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What is in a data folder. `signing_in`: the e-mail addresses of those whose password has the full hash."""
+
+    projects: Sequence[Project]
+    people: Sequence[Person]
+    tasks: Sequence[TemplateTask]
+    signing_in: Sequence[str] = ()
+
+    @cached_property
+    def members(self) -> Mapping[str, Sequence[Person]]:
+        """The members of each project, by its key."""
+        return {
+            project.key: [person for person in self.people if project.key in person.parts] for project in self.projects
+        }
+
+    @cached_property
+    def readable(self) -> Mapping[str, Sequence[TemplateTask]]:
+        """The tasks of each project that no policy keeps from anyone, by its key."""
+        found: dict[str, list[TemplateTask]] = {project.key: [] for project in self.projects}
+        for task in self.tasks:
+            if CONFIDENTIAL not in task.labels:
+                found[task.project].append(task)
+        return found
+
+
+@dataclass(frozen=True)
 class Template:
     """A data folder with everything in it, and what is in it."""
 
     folder: Path
-    people: Sequence[Person]
-    tasks: Sequence[str]
+    filled: Filled
     rows: Sequence[Mapping[str, str]]
 
     def copy(self, to: Path) -> Path:
@@ -79,95 +118,3 @@ def _made_up(count: int) -> list[dict[str, str]]:
         }
         for number in range(count)
     ]
-
-
-def make_template(
-    folder: Path, settings: Mapping[str, str], people: int, rows: Sequence[Mapping[str, str]]
-) -> Template:
-    """Starts a server on an empty folder, fills it over its API and stops it."""
-    with ServerProcess(folder, settings=settings) as server:
-        server.wait_ready()
-        found, tasks = asyncio.run(_fill(server.url, people, rows))
-        _settle(server, 600)
-        if server.terminate(30) not in (0, -15):
-            raise SystemExit(f"the server did not end well:\n{server.tail()}")
-    return Template(folder, found, tasks, rows)
-
-
-def _settle(server: ServerProcess, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while left := left_over(server.data):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"still on their way after {seconds:.0f} s: {left}\n{server.tail()}")
-        time.sleep(0.1)
-
-
-async def _fill(url: str, count: int, rows: Sequence[Mapping[str, str]]) -> tuple[list[Person], list[str]]:
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        admin = await _sign_in(client, ADMIN)
-        for key, visibility in zip(PROJECTS, ("private", "organization"), strict=True):
-            body = {"key": key, "display_name": f"The project {key}", "visibility": visibility}
-            await _call(client, "POST", "/v1/projects", admin, body)
-        at_once = asyncio.Semaphore(8)
-
-        async def join(number: int) -> Person:
-            async with at_once:
-                return await _join(client, admin, f"member{number:03}@example.org", _PARTS[number % len(_PARTS)])
-
-        people = list(await asyncio.gather(*(join(number) for number in range(count - 1))))
-        me = await _call(client, "GET", "/v1/users/me", admin)
-        people.append(Person(me["id"], ADMIN, admin, True))
-        tasks: list[str] = []
-        for place in range(0, len(rows), _CHUNK):
-            # The first half into the one project, the second into the other.
-            project = PROJECTS[place * len(PROJECTS) // max(len(rows), 1)]
-            chunk = [_task(row, people, place + index) for index, row in enumerate(rows[place : place + _CHUNK])]
-            answer = await _call(client, "POST", "/v1/tasks:import", admin, {"project": project, "tasks": chunk})
-            bad = [result["error"] for result in answer["results"] if result.get("error")]
-            if bad:
-                raise SystemExit(f"{len(bad)} tasks were refused, the first: {bad[0]}")
-            tasks += [result["task"] for result in answer["results"]]
-        return people, tasks
-
-
-def _task(row: Mapping[str, str], people: Sequence[Person], number: int) -> dict[str, Any]:
-    assignee = next(
-        (person.id for person in people if person.email == row["assignee"]), people[number % len(people)].id
-    )
-    task: dict[str, Any] = {
-        "title": row["title"],
-        "description": row["description"],
-        "assignees": [assignee],
-        "labels": [label for label in row["labels"].split(";") if label],
-        "state": row["status"],
-        "priority": row["priority"],
-        "create_time": row["created_at"],
-        "external_id": f"row-{number}",
-    }
-    if row["due_at"]:
-        task["due_time"] = f"{row['due_at']}T00:00:00Z"
-    return task
-
-
-async def _join(client: httpx.AsyncClient, admin: str, email: str, part: str) -> Person:
-    name = email.partition("@")[0]
-    body = {"email": email, "password": PASSWORD, "display_name": name}
-    await _call(client, "POST", "/v1/auth/register", "", body)
-    token = await _sign_in(client, email)
-    me = await _call(client, "GET", "/v1/users/me", token)
-    for project in PROJECTS:
-        await _call(client, "POST", f"/v1/projects/{project}/members", admin, {"user": me["id"], "role": part})
-    return Person(me["id"], email, token, part == "editor")
-
-
-async def _sign_in(client: httpx.AsyncClient, email: str) -> str:
-    answer = await _call(client, "POST", "/v1/auth/login", "", {"email": email, "password": PASSWORD})
-    return str(answer["access_token"])
-
-
-async def _call(client: httpx.AsyncClient, verb: str, path: str, token: str, body: object = None) -> Any:
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    response = await client.request(verb, path, json=body, headers=headers)
-    if not response.is_success:
-        raise SystemExit(f"{verb} {path}: {response.status_code} {response.text}")
-    return response.json()

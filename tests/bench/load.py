@@ -24,7 +24,7 @@ _SCRIPT = Path(__file__).with_name("play.lua")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of some seconds of load; `p50` and `p99` in milliseconds.
+    """What came of some seconds of load; `p50`, `p99` and `p999` (99.9 %) in milliseconds.
 
     Attributes:
         bad: answers with a status of 400 or more.
@@ -36,6 +36,7 @@ class Result:
     seconds: float
     p50: float
     p99: float
+    p999: float
     bad: int
     lost: int
     statuses: dict[str, int]
@@ -96,6 +97,7 @@ class Load:
             said["microseconds"] / 1e6,
             said["p50"] / 1000,
             said["p99"] / 1000,
+            said["p999"] / 1000,
             said["bad"],
             said["lost"],
             said["statuses"],
@@ -119,8 +121,10 @@ class _Player:
         seconds = time.perf_counter() - started
         times = sorted(self._times)
         bad = sum(count for status, count in self._statuses.items() if status >= "400")
-        middle, last = (1000 * times[math.ceil(len(times) * part) - 1] if times else 0.0 for part in (0.5, 0.99))
-        return Result(len(times), seconds, middle, last, bad, self._lost, dict(self._statuses))
+        p50, p99, p999 = (
+            1000 * times[math.ceil(len(times) * part) - 1] if times else 0.0 for part in (0.5, 0.99, 0.999)
+        )
+        return Result(len(times), seconds, p50, p99, p999, bad, self._lost, dict(self._statuses))
 
     async def _connection(self, host: str, port: int, deadline: float) -> None:
         reader, writer = await asyncio.open_connection(host, port)

@@ -49,7 +49,7 @@ end
 function done(summary, latency)
   local errors = summary.errors
   print(string.format(
-    'BENCH {"requests":%d,"microseconds":%d,"p50":%.1f,"p99":%.1f,"bad":%d,"lost":%d,"statuses":{%s}}',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), errors.status,
-    errors.connect + errors.read + errors.write + errors.timeout, threads[1]:get("statuses")))
+    'BENCH {"requests":%d,"microseconds":%d,"p50":%.1f,"p99":%.1f,"p999":%.1f,"bad":%d,"lost":%d,"statuses":{%s}}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    latency:percentile(99.9), errors.status, errors.connect + errors.read + errors.write + errors.timeout, threads[1]:get("statuses")))
 end

@@ -1,0 +1,141 @@
+"""From measurements to figures: medians, ratios and their spread, for the file and for people."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.bench import metrics
+from tests.bench.load import Result
+
+__all__ = ["Measured", "line", "summary", "table"]
+
+_RATIOS: Mapping[str, Callable[[Measured], float]] = {
+    "requests_per_second": lambda measured: measured.result.rate,
+    "cpu": lambda measured: measured.cpu,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One of the three under one case for one round.
+
+    Attributes:
+        result: what the load generator saw.
+        cpu_by_process: microseconds a request, work left behind included.
+        seen: what its metrics counted meanwhile.
+    """
+
+    result: Result
+    cpu_by_process: Mapping[str, float]
+    seen: metrics.Seen = field(default_factory=Counter)
+
+    @property
+    def cpu(self) -> float:
+        """Microseconds a request, of all processes."""
+        return sum(self.cpu_by_process.values())
+
+    def figures(self) -> dict[str, float]:
+        """For the table and the file."""
+        result = self.result
+        return {
+            "requests": result.requests,
+            "requests_per_second": round(result.rate, 1),
+            "cpu_us": round(self.cpu, 1),
+            "p50_ms": round(result.p50, 3),
+            "p99_ms": round(result.p99, 3),
+            "p999_ms": round(result.p999, 3),
+        }
+
+
+def line(name: str, measured: Measured) -> str:
+    """One measurement, while the bench runs."""
+    return f"{name}{measured.result.rate:8,.0f} req/s {measured.cpu:7,.0f} µs"
+
+
+def summary(rounds: Sequence[Mapping[str, Measured]]) -> dict[str, Any]:
+    """Medians over the rounds with the least and the greatest; ratios are taken within a round, then the same."""
+    found: dict[str, Any] = {}
+    for name in rounds[0]:
+        each = [measured[name].figures() for measured in rounds]
+        found[name] = {key: statistics.median(figures[key] for figures in each) for key in each[0]}
+        found[name]["spread"] = {
+            key: {"min": min(figures[key] for figures in each), "max": max(figures[key] for figures in each)}
+            for key in each[0]
+        }
+    found["ratio"] = {
+        name: {
+            key: _spread([figure(measured["server"]) / max(figure(measured[name]), 1e-9) for measured in rounds])
+            for key, figure in _RATIOS.items()
+        }
+        for name in rounds[0]
+        if name != "server"
+    }
+    seen: metrics.Seen = Counter()
+    for measured in rounds:
+        seen.update(measured["server"].seen)
+    found["metrics"] = metrics.figures(seen)
+    found["rounds"] = [
+        {
+            name: {
+                **measured.figures(),
+                "cpu_us_by_process": {process: round(cpu, 1) for process, cpu in measured.cpu_by_process.items()},
+            }
+            for name, measured in each.items()
+        }
+        for each in rounds
+    ]
+    return found
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+    }
+
+
+def table(cases: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
+    """The figures for people: first as they are, then the server's beside the others'."""
+    lines = [
+        f"{'case':7} {'who':6} {'answer':>7} {'req/s (least–most)':>25} {'CPU µs':>8} {'p50 ms':>8} {'p99 ms':>8}"
+        f" {'p99.9 ms':>8}  {'cache hits':>10} {'query p95 ms':>12}"
+    ]
+    for case, found in cases.items():
+        size = f"{len(base64.b64decode(answers[case]['body'])):,}" if case in answers else ""
+        for name in ("server", "plain", "bare"):
+            if name not in found:
+                continue
+            each, spread = found[name], found[name]["spread"]["requests_per_second"]
+            rate = f"{each['requests_per_second']:,.0f} ({spread['min']:,.0f}–{spread['max']:,.0f})"
+            hits, p95 = (
+                found["metrics"][key] if name == "server" else None for key in ("cache_hit_rate", "query_p95_ms")
+            )
+            lines.append(
+                f"{case if name == 'server' else '':7} {name:6} {size if name != 'plain' else '':>7} {rate:>25}"
+                f" {each['cpu_us']:8,.0f} {each['p50_ms']:8.2f} {each['p99_ms']:8.2f} {each['p999_ms']:8.2f}"
+                f"  {'' if hits is None else f'{hits:.1%}':>10} {'' if p95 is None else f'{p95:.2f}':>12}".rstrip()
+            )
+    titles = ("of bare's req/s", "CPU × bare's", "of plain's req/s", "CPU × plain's")
+    lines += ["", f"{'case':7} " + " ".join(f"{title:>24}" for title in titles)]
+    for case, found in cases.items():
+        cells = []
+        for name in ("bare", "plain"):
+            if name in found["ratio"]:
+                ratio = found["ratio"][name]
+                cells += [_percent(ratio["requests_per_second"]), _times(ratio["cpu"])]
+        lines.append(f"{case:7} " + " ".join(f"{cell:>24}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _percent(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.1%} ({ratio['min']:.1%}–{ratio['max']:.1%})"
+
+
+def _times(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
