@@ -70,8 +70,8 @@ class Priority(IntEnum):
 
 
 _FIRST, _ORDINARY, _BULK = Priority
-# Seconds in the loop's queue.
-_LOOP: Final = (0.15, 0.075, 0.05)
+# Seconds in the loop's queue. Longer than a burst: a process that stood still for 100 ms has not too much to do.
+_LOOP: Final = (0.3, 0.15, 0.1)
 # In an overload: seconds of the processor in each of the loop's turns, from the first request in it. Not since the head
 # was parsed, nor of the wall's clock: what other threads and processes take would not be less if requests were refused.
 _TURN: Final = (0.008, 0.004, 0.002)
