@@ -108,6 +108,34 @@ async def test_lists_inside_in_have_any_length(db: Database) -> None:
         assert len(await db.fetch_all(sa.select(NOTES.c.id).where(NOTES.c.id.not_in(ids)))) == 5 - len(expected)
 
 
+async def test_lists_of_one_length_share_a_text_and_nothing_else(db: Database) -> None:
+    """The text of each pair of lengths is written once; values, times and their order are each call's own."""
+    statement = Statement(
+        sa.select(NOTES.c.id)
+        .where(
+            NOTES.c.time.in_(bindparam("times", expanding=True)),
+            NOTES.c.text != bindparam("text"),
+            NOTES.c.id.in_(bindparam("ids", expanding=True)),
+        )
+        .order_by(NOTES.c.id)
+    )
+    for number in range(1, 5):
+        time = NOW + timedelta(days=number)
+        await db.execute(FULL, id=str(number), text=f"n{number}", done=None, extra=None, time=time)
+
+    async def found(days: list[int], ids: list[int], text: str = "") -> list[int]:
+        times = [NOW + timedelta(days=day) for day in days]
+        rows = await db.fetch_all(statement, ids=[str(number) for number in ids], times=times, text=text)
+        return [int(row.id) for row in rows]
+
+    for _ in range(2):
+        assert await found([1, 2], [2, 1]) == [1, 2]
+        assert await found([4, 2], [3, 4]) == [4]
+        assert await found([4, 2], [3, 4], "n4") == []
+        assert await found([1], [1, 2]) == await found([1, 2], [1]) == [1]
+        assert await found([], [1]) == await found([1], []) == []
+
+
 async def test_a_time_beside_a_list_is_converted_too(db: Database) -> None:
     """An `IN` list and a time in one statement: each is kept as its column's type says."""
     for name, time in (("1", NOW), ("2", NOW - timedelta(days=1)), ("3", NOW - timedelta(days=2))):
