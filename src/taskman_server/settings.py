@@ -160,9 +160,6 @@ class Settings(BaseModel):
         "standard", description="`fast` weakens password hashes; for tests and benches alone."
     )
     request_timeout_seconds: float = Field(30, gt=0, le=300, description="Deadline of a call that names none.")
-    max_concurrency: int = Field(
-        0, ge=0, le=100_000, description="Requests under way at most; 0: as many as are answered in time."
-    )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, in bytes.")
     trusted_proxies: tuple[str, ...] = Field(
         (), description="Networks whose `X-Forwarded-For` is believed, for example `10.0.0.0/8`."
