@@ -17,6 +17,9 @@ __all__ = ["Measured", "line", "summary", "table"]
 _RATIOS: Mapping[str, Callable[[Measured], float]] = {
     "requests_per_second": lambda measured: measured.result.rate,
     "cpu": lambda measured: measured.cpu,
+    "p50": lambda measured: measured.result.p50,
+    "p99": lambda measured: measured.result.p99,
+    "p999": lambda measured: measured.result.p999,
 }
 
 
@@ -121,21 +124,22 @@ def table(cases: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
                 f" {each['cpu_us']:8,.0f} {each['p50_ms']:8.2f} {each['p99_ms']:8.2f} {each['p999_ms']:8.2f}"
                 f"  {'' if hits is None else f'{hits:.1%}':>10} {'' if p95 is None else f'{p95:.2f}':>12}".rstrip()
             )
-    titles = ("of bare's req/s", "CPU × bare's", "of plain's req/s", "CPU × plain's")
-    lines += ["", f"{'case':7} " + " ".join(f"{title:>24}" for title in titles)]
+    titles = ("req/s", "CPU", "p50", "p99", "p99.9")
+    lines += ["", f"{'server ×':14} " + " ".join(f"{title:>22}" for title in titles)]
     for case, found in cases.items():
-        cells = []
-        for name in ("bare", "plain"):
-            if name in found["ratio"]:
-                ratio = found["ratio"][name]
-                cells += [_percent(ratio["requests_per_second"]), _times(ratio["cpu"])]
-        lines.append(f"{case:7} " + " ".join(f"{cell:>24}" for cell in cells))
+        for name, ratio in found["ratio"].items():
+            lines.append(f"{case:7} {name:6} " + " ".join(f"{_times(ratio[key]):>22}" for key in _RATIOS))
+    several = [
+        f"{case:7} {name:6} " + " + ".join(f"{cpu:,.0f}" for cpu in cpus)
+        for case, found in cases.items()
+        for name, each in found["rounds"][-1].items()
+        if len(cpus := sorted(each["cpu_us_by_process"].values(), reverse=True)) > 1
+    ]
+    if several:
+        lines += ["", "CPU µs by process, last round", *several]
     return "\n".join(lines)
 
 
-def _percent(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.1%} ({ratio['min']:.1%}–{ratio['max']:.1%})"
-
-
 def _times(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+    digits = 4 if ratio["median"] < 0.1 else 2
+    return f"{ratio['median']:.{digits}f} ({ratio['min']:.{digits}f}–{ratio['max']:.{digits}f})"
