@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -105,16 +107,15 @@ class Scene:
 
     async def settle(self, stores: Stores, seconds: float, besides: Collection[str] | None = ()) -> None:
         """Returns when no event and no delivery is on its way, but for the deliveries named; None: but for those whose
-        time has not come."""
-
-        async def nothing_left() -> bool:
-            left = await stores.left_over(besides if besides is not None else await stores.cut_off())
-            if left:
-                await asyncio.sleep(0.1)  # looking costs the servers something
-                raise AssertionError(f"still on their way: {left}")
-            return True
-
-        await eventually(nothing_left, "rest", seconds=seconds, ignore=(AssertionError,))
+        time has not come. As long as there is less and less, that may take its time: writers can be faster than those
+        who hear of it. `seconds`: for how long it may not get less."""
+        fewest, until = math.inf, time.monotonic() + seconds
+        while left := await stores.left_over(besides if besides is not None else await stores.cut_off()):
+            now, count = time.monotonic(), sum(left.values())
+            if count < fewest:
+                fewest, until = count, now + seconds
+            assert now < until, f"did not get less in {seconds} s: {left}"
+            await asyncio.sleep(0.1)  # looking costs the servers something
 
 
 async def people(
