@@ -111,14 +111,10 @@ async def read_body(receive: Receive, limit: int, declared: str) -> bytes:
 
 
 async def _read(receive: Receive, limit: int, too_large: InvalidArgumentError) -> bytes:
-    message = await receive()
-    if not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit:
-            raise too_large
-        return body
-    chunks, size = [message.get("body", b"")], len(message.get("body", b""))
-    while message.get("more_body", False):
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise CancelledError("The client went away before its request was whole.")
@@ -126,7 +122,8 @@ async def _read(receive: Receive, limit: int, too_large: InvalidArgumentError) -
         size += len(chunks[-1])
         if size > limit:
             raise too_large
-    return b"".join(chunks)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def respond(

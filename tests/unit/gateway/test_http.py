@@ -103,10 +103,11 @@ async def test_a_body_larger_than_allowed_is_read_no_further(parts: list[Any], d
     assert (caught.value.reason, caught.value.http_status) == ("REQUEST_TOO_LARGE", 413)
 
 
-async def test_a_client_who_goes_away_is_no_request() -> None:
-    """GATE-4: half a body is never taken for a whole one."""
+@pytest.mark.parametrize("parts", [[part(b"{", True)], []], ids=["half a body", "none"])
+async def test_a_client_who_goes_away_is_no_request(parts: list[Any]) -> None:
+    """GATE-4: what came of a body is never taken for all of it, nor nothing for an empty one."""
     with pytest.raises(CancelledError):
-        await read_body(stream(part(b"{", True), {"type": "http.disconnect"}), 10, "")
+        await read_body(stream(*parts, {"type": "http.disconnect"}), 10, "")
 
 
 def test_a_problem_document_has_all_that_its_error_has() -> None:
