@@ -99,6 +99,12 @@ class Scene:
         ]
         return reckoning
 
+    async def leave(self) -> None:
+        """Its webhook hears no more: who comes later on the same servers would pay for it with each write."""
+        headers = {"authorization": f"Bearer {self.admin}"}
+        async with httpx.AsyncClient(base_url=self.urls[0], headers=headers, timeout=30) as client:
+            await client.delete(f"/v1/webhooks/{self.webhook}")
+
     def _signed(self, hook: Hook) -> bool:
         # Not by `Webhook.verify`, which refuses what came minutes ago.
         sent = datetime.fromtimestamp(int(hook.headers["webhook-timestamp"]), UTC)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+
+import httpx
 
 from tests.chaos.reconcile import Reckoning
 from tests.chaos.scene import Scene, people
@@ -64,6 +67,9 @@ class Deployment(ABC):
             except BaseException:
                 print(self.tail())
                 raise
+            finally:
+                with contextlib.suppress(httpx.TransportError):
+                    await scene.leave()
 
 
 @dataclass(slots=True)
