@@ -21,6 +21,7 @@ MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers together."""
 MAX_HEAD_SECONDS: Final = 10.0
 """Seconds from the first byte of a head (or from connecting) to its last."""
+_CORKED: Final = 16 << 10
 
 _TOO_LARGE: Final = InvalidArgumentError(
     f"The head of the request is larger than {MAX_HEAD} bytes.", reason="REQUEST_HEADERS_TOO_LARGE"
@@ -45,21 +46,25 @@ class _Cork(asyncio.Transport):
     the time of a short answer.
     """
 
-    __slots__ = ("_loop", "_pending", "_transport")
+    __slots__ = ("_loop", "_pending", "_size", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._pending: list[bytes | bytearray | memoryview] = []
+        self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending.append(data)
+        self._size += len(data)
+        if self._size > _CORKED:  # a stream: the transport has to tell it when to wait
+            self._flush()
 
     def _flush(self) -> None:
         if self._pending:
-            pending, self._pending = self._pending, []
+            pending, self._pending, self._size = self._pending, [], 0
             self._transport.write(b"".join(pending))
 
     def close(self) -> None:

@@ -50,3 +50,26 @@ async def test_a_stream_is_not_held_back() -> None:
         arrived.set()
         assert await reader.readexactly(5) == b"world"
         writer.close()
+
+
+async def test_a_stream_that_nobody_reads_waits() -> None:
+    """GATE-9: what is sent without a turn of the loop between is not gathered in memory."""
+    sent, going = 0, asyncio.Event()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(10_000):
+            await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
+            sent += 1
+            going.set()
+
+    listener = listen("127.0.0.1", 0)
+    async with serving(answer, listener, drain_seconds=1):
+        _, writer = await asyncio.open_connection(*listener.getsockname()[:2], limit=1000)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await going.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert sent < 5_000
+        writer.close()
