@@ -136,6 +136,19 @@ async def test_lists_of_one_length_share_a_text_and_nothing_else(db: Database) -
         assert await found([], [1]) == await found([1], []) == []
 
 
+async def test_literals_and_tuples_are_each_calls_own_too(db: Database) -> None:
+    """Their values stand in the text, or are more than the list is long."""
+    for number in range(1, 4):
+        await db.execute(FULL, id=str(number), text=f"n{number}", done=None, extra=None, time=NOW)
+    literal = Statement(sa.select(NOTES.c.id).where(NOTES.c.text == bindparam("text", literal_execute=True)))
+    pairs = Statement(
+        sa.select(NOTES.c.id).where(sa.tuple_(NOTES.c.id, NOTES.c.text).in_(bindparam("pairs", expanding=True)))
+    )
+    for number in ("1", "2", "3"):
+        assert [row.id for row in await db.fetch_all(literal, text=f"n{number}")] == [number]
+        assert [row.id for row in await db.fetch_all(pairs, pairs=[(number, f"n{number}")])] == [number]
+
+
 async def test_a_time_beside_a_list_is_converted_too(db: Database) -> None:
     """An `IN` list and a time in one statement: each is kept as its column's type says."""
     for name, time in (("1", NOW), ("2", NOW - timedelta(days=1)), ("3", NOW - timedelta(days=2))):

@@ -67,6 +67,7 @@ class Prepared:
 
     __slots__ = (
         "_allowed",
+        "_by_length",
         "_compiled",
         "_convert",
         "_defaults",
@@ -108,8 +109,9 @@ class Prepared:
         self._defaults = {name: bind.effective_value for name, bind in binds.items() if not bind.required}
         self._plain = not self._defaults
         self._expanding = _late(compiled)
-        # Sequences, for tests of IN alone: of a tuple's or a literal's text more than the length matters.
-        self._lists = [name for name, bind in binds.items() if getattr(bind, "expanding", False)]
+        self._lists = [name for name, bind in binds.items() if bind.expanding]
+        # Of tuples in an IN, or of literals, more than the lengths goes into the text.
+        self._by_length = not any(bind.literal_execute or bind.type._is_tuple_type for bind in binds.values())
         self._expansions: dict[tuple[int, ...], tuple[str, list[tuple[str, int | None, Processor | None]]]] = {}
         self._slots: list[tuple[str, Processor | None]] = [
             (name, _bind_processor(binds[name], dialect)) for name in (() if self._expanding else names)
@@ -160,6 +162,8 @@ class Prepared:
         missing = self._allowed - params.keys()
         if missing:
             raise TypeError(f"parameter {', '.join(sorted(missing))} is missing: {self._expected()}")
+        if not self._by_length:
+            return self._expand_anew(params)
         lengths = tuple([len(params[name]) for name in self._lists])
         known = self._expansions.get(lengths)
         if known is None:
@@ -170,11 +174,22 @@ class Prepared:
         values = [params[name] if index is None else params[name][index] for name, index, _ in slots]
         return text, [value if make is None else make(value) for value, (_, _, make) in zip(values, slots, strict=True)]
 
-    def _expansion(self, params: Mapping[str, Any]) -> tuple[str, list[tuple[str, int | None, Processor | None]]]:
-        """The text for lists of these lengths, and where its values come from. A list inside IN changes the text with
-        its length; SQLAlchemy writes it (an empty list becomes "false"), in 100 µs."""
+    def _written(self, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Processor]]:
+        """A list inside IN changes the text with its length; SQLAlchemy writes it (an empty list becomes "false"), in
+        100 µs."""
         state = self._compiled.construct_expanded_state(dict(params))
-        processors = {**self._processors, **state.processors}
+        return state, {**self._processors, **state.processors}
+
+    def _expand_anew(self, params: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
+        state, processors = self._written(params)
+        return state.statement, [
+            processors[name](state.parameters[name]) if name in processors else state.parameters[name]
+            for name in state.positiontup or ()
+        ]
+
+    def _expansion(self, params: Mapping[str, Any]) -> tuple[str, list[tuple[str, int | None, Processor | None]]]:
+        """The text for lists of these lengths, and where its values come from."""
+        state, processors = self._written(params)
         places: dict[str, tuple[str, int | None]] = {
             expanded: (name, index)
             for name, names in state.parameter_expansion.items()
