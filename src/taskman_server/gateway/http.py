@@ -123,7 +123,7 @@ async def _read(receive: Receive, limit: int, too_large: InvalidArgumentError) -
         if size > limit:
             raise too_large
         more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return b"".join(chunks)  # of one it is that one
 
 
 async def respond(
