@@ -18,7 +18,7 @@ from taskman_server.kit.db import (
     sqlite_sync,
 )
 from taskman_server.kit.db.sqlite import SqliteDatabase
-from tests.store.support import COUNT, GET, LONG, PUT, count, create_tables, until
+from tests.store.support import COUNT, GET, LONG, PUT, OpenDatabase, count, create_tables, until
 
 
 async def test_one_who_gives_up_waiting_does_not_hold_up_the_queue(db: Database) -> None:
@@ -268,3 +268,19 @@ async def test_the_log_is_moved_into_the_file_when_it_is_long(busy_db: SqliteDat
 
     await until(moved)
     assert await count(busy_db) == 60
+
+
+async def test_what_queries_cost_is_told(open_db: OpenDatabase) -> None:
+    """OPS-5: for metrics, by kind; reads on the event loop and in a thread alike."""
+    seen: list[tuple[str, float]] = []
+    db = await open_db(observe=lambda kind, seconds: seen.append((kind, seconds)))
+    await create_tables(db)
+    seen.clear()
+    await count(db)
+    await db.fetch_one(LONG, top=300_000)
+    async with db.transaction() as tx:
+        await tx.execute(PUT, id="1", text="")
+        await tx.fetch_one(COUNT)
+    assert [kind for kind, _ in seen] == ["read", "read", "write", "read", "commit"]
+    assert all(0 < seconds < 5 for _, seconds in seen)
+    assert seen[1][1] > seen[0][1]

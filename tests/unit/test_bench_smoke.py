@@ -41,6 +41,8 @@ def test_a_quick_round_measures_every_case_beside_the_others(repo: Path, tmp_pat
             for figure in ("requests_per_second", "cpu", "p50", "p99", "p999"):
                 assert found["ratio"][name][figure]["median"] > 0, case
     assert 0 < cases["get"]["metrics"]["cache_hit_rate"] <= 1
+    assert 0 < cases["list"]["metrics"]["query_p95_ms"] < 1000
+    assert {"tasks/read", "tasks/write", "tasks/commit"} <= cases["create"]["metrics"]["query_p95s_ms"].keys()
     assert "server ×" in done.stdout
 
 
@@ -50,12 +52,15 @@ def test_a_percentile_is_read_out_of_the_buckets_that_the_server_counts_in() -> 
         ("query", "tasks/read", "0.01"): 90,
         ("query", "tasks/read", "0.02"): 100,
         ("query", "tasks/read", "+Inf"): 100,
+        ("query", "tasks/commit", "0.01"): 0,
+        ("query", "tasks/commit", "0.02"): 100,
+        ("query", "tasks/commit", "+Inf"): 100,
         ("cache", "iam/roles", "hit"): 3,
         ("cache", "iam/roles", "miss"): 1,
     })  # fmt: skip
     figures = metrics.figures(seen)
     assert figures["query_p95_ms"] == 15.0
-    assert figures["query_p95s_ms"] == {"tasks/read": 15.0}
+    assert figures["query_p95s_ms"] == {"tasks/commit": 19.5, "tasks/read": 15.0}
     assert figures["cache_hit_rates"] == {"iam/roles": 0.75}
     nothing = metrics.figures(Counter())
     assert nothing["cache_hit_rate"] is None

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,9 +183,14 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
         )
         services = []
         for definition in SERVICES:
-            db = SqliteDatabase(folder / f"{definition.name}.db", durability=settings.sqlite_synchronous)
+            measured = Telemetry(definition.name, registry, tracer)
+            db = SqliteDatabase(
+                folder / f"{definition.name}.db",
+                durability=settings.sqlite_synchronous,
+                observe=partial(measured.query, system="sqlite"),
+            )
             stack.push_async_callback(db.close)
-            service = Unit.build(definition, db, shared, Telemetry(definition.name, registry, tracer))
+            service = Unit.build(definition, db, shared, measured)
             services.append(service)
             channels.add(definition.area, LocalChannel(service.pipeline))
         for service in services:

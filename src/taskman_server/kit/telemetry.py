@@ -23,6 +23,7 @@ from taskman_server.kit.logs import request_log
 __all__ = ["CacheUse", "RpcSpan", "Telemetry"]
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 10)
+_QUERY_BUCKETS = (0.00005, 0.0001, 0.00025, *_BUCKETS)  # SQLite answers in microseconds
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -139,21 +140,18 @@ class Telemetry:
         attributes = _messaging("publish", name, identifier) | {"taskman.service": self.service}
         self._tracer.start_span(f"publish {name}", parent, SpanKind.PRODUCER, attributes, start_time=start).end(end)
 
-    def query(self, kind: str, seconds: float) -> None:
-        """Notes a statement that the database has answered: `kind` is `select`, `insert` …, never its text."""
-        self._query(kind).observe(seconds)
-        if self._tracer is None or not trace.get_current_span().is_recording():
-            return
-        end = time.time_ns()
-        attributes = {"db.system": "postgresql", "db.operation": kind, "taskman.service": self.service}
-        start = end - int(seconds * 1e9)
-        self._tracer.start_span(kind, kind=SpanKind.CLIENT, attributes=attributes, start_time=start).end(end)
-
-    def _query(self, kind: str) -> Any:
+    def query(self, kind: str, seconds: float, system: str = "postgresql") -> None:
+        """Notes a statement that the database has answered: `kind` is `read`, `write` …, never its text."""
         child = self._queries.get(kind)
         if child is None:
             child = self._queries[kind] = self._metrics.queries.labels(self.service, kind)
-        return child
+        child.observe(seconds)
+        if self._tracer is None or not trace.get_current_span().is_recording():
+            return
+        end = time.time_ns()
+        attributes = {"db.system": system, "db.operation": kind, "taskman.service": self.service}
+        start = end - int(seconds * 1e9)
+        self._tracer.start_span(kind, kind=SpanKind.CLIENT, attributes=attributes, start_time=start).end(end)
 
     def cache(self, name: str) -> CacheUse:
         """What a cache of this service counts by; the same for the same name."""
@@ -342,7 +340,7 @@ class _Metrics:
             "Time that the database took for a statement.",
             ["service", "kind"],
             registry=registry,
-            buckets=_BUCKETS,
+            buckets=_QUERY_BUCKETS,
         )
         self.caches = _Caches()
         registry.register(self.caches)

@@ -72,17 +72,20 @@ class SqliteDatabase:
         lock_timeout: float = 5.0,
         inline_budget: float = 0.002,
         readers: int = 2,
+        observe: Callable[[str, float], None] | None = None,
     ) -> None:
         """Open or create the file at `path`, readable by its owner only.
 
         `durability`: `full` survives a power cut; `normal` survives a killed process and may lose the last commits in
         a power cut. `statement_timeout`, `lock_timeout` (another process writes) and `inline_budget` (a read on the
-        event loop) are in seconds; `readers` is how many long reads run at once. Raises DatabaseUnavailable.
+        event loop) are in seconds; `readers` is how many long reads run at once; `observe` is told the kind (`read`,
+        `write`, `commit` with the wait for the disk) and the seconds of each query. Raises DatabaseUnavailable.
         """
         self.path = Path(path)
         self.name = self.path.name
         self.statement_timeout = statement_timeout
         self.lock_timeout = lock_timeout
+        self.observe = observe
         self._budget = inline_budget
         self.inline_budget = inline_budget
         self._dialect: Dialect = sqlite.dialect(paramstyle="qmark")
@@ -252,10 +255,14 @@ class SqliteDatabase:
         if self._closed:
             self.check_open()
         sql, values = prepared.bind(params)
-        if not prepared.slow_until or prepared.slow_until < time.monotonic():
+        observe, started = self.observe, time.monotonic()
+        if prepared.slow_until < started:
             self._reader_guard.deadline = time.thread_time() + self._budget
             try:
-                return prepared.rows(fetch(self._reader, sql, values, first))
+                rows = prepared.rows(fetch(self._reader, sql, values, first))
+                if observe is not None:
+                    observe("read", time.monotonic() - started)
+                return rows
             except apsw.InterruptError:
                 prepared.slow_until = time.monotonic() + _SLOW_FOR
             except (apsw.BusyError, apsw.LockedError):
@@ -274,9 +281,12 @@ class SqliteDatabase:
                 connection.set_progress_handler(thread_guard, _STEPS)
 
         try:
-            return await self.in_thread(work, guard)
+            rows = await self.in_thread(work, guard)
         except (apsw.Error, TypeError, ValueError, OverflowError) as error:
             raise translate(error, self.name) from None
+        if observe is not None:
+            observe("read", time.monotonic() - started)
+        return rows
 
     def _thread_connection(self) -> tuple[apsw.Connection, Guard]:
         pair: tuple[apsw.Connection, Guard] | None = getattr(self._local, "pair", None)

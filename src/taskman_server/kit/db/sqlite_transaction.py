@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import apsw
 
@@ -68,6 +68,7 @@ class SqliteTransaction:
         db = self._db
         self._active = False
         changed = False
+        started = time.monotonic()
         try:
             if kind is not None or self._failed:
                 self._roll_back()
@@ -89,6 +90,8 @@ class SqliteTransaction:
             await db.group.submit(self._callbacks)
         else:
             run_callbacks(self._callbacks)
+        if db.observe is not None:
+            db.observe("commit", time.monotonic() - started)
 
     async def fetch_one(self, statement: AnyStatement, /, **params: Any) -> Row | None:
         """The first row, or None."""
@@ -113,7 +116,7 @@ class SqliteTransaction:
             # changes() keeps the number of an earlier statement when this one changed nothing at all.
             return writer.changes() if writer.total_changes() != before else 0
 
-        return await self._run(work)
+        return await self._run(work, "write")
 
     async def execute_many(self, statement: AnyStatement, rows: Sequence[Mapping[str, Any]], /) -> None:
         """Run a statement once per mapping; other tasks get their turn in between."""
@@ -126,7 +129,7 @@ class SqliteTransaction:
                 for sql, values in calls:
                     writer.execute(sql, values).fetchall()
 
-            await self._run(work)
+            await self._run(work, "write")
             if start + _CHUNK < len(rows):
                 await asyncio.sleep(0)
 
@@ -162,19 +165,21 @@ class SqliteTransaction:
     async def _fetch(self, prepared: Prepared, params: Mapping[str, Any], *, first: bool) -> list[Row]:
         sql, values = prepared.bind(params)
         writer = self._db.writer
-        return await self._run(lambda: prepared.rows(fetch(writer, sql, values, first)), may_repeat=not prepared.writes)
+        kind: Literal["read", "write"] = "write" if prepared.writes else "read"
+        return await self._run(lambda: prepared.rows(fetch(writer, sql, values, first)), kind)
 
-    async def _run(self, work: Callable[[], T], *, may_repeat: bool = False) -> T:
+    async def _run(self, work: Callable[[], T], kind: Literal["read", "write"]) -> T:
         self._check()
         db = self._db
         guard = db.writer_guard
+        started = time.monotonic()
         try:
             if not self._offload:
-                guard.deadline = time.monotonic() + (db.inline_budget if may_repeat else db.statement_timeout)
+                guard.deadline = started + (db.inline_budget if kind == "read" else db.statement_timeout)
                 try:
                     return work()
                 except apsw.InterruptError:
-                    if not may_repeat:
+                    if kind == "write":
                         raise
             guard.deadline = time.monotonic() + db.statement_timeout
             return await db.in_thread(work, guard)
@@ -183,6 +188,8 @@ class SqliteTransaction:
             raise translate(error, db.name) from None
         finally:
             guard.deadline = float("inf")
+            if db.observe is not None:
+                db.observe(kind, time.monotonic() - started)
 
     def _check(self) -> None:
         if not self._active:
