@@ -47,6 +47,20 @@ async def test_writers_take_turns_in_the_order_they_asked(db: Database) -> None:
     assert await count(db) == 50
 
 
+async def test_what_was_committed_shows_in_a_number(db: SqliteDatabase) -> None:
+    """AUTHZ-4: it stays while nobody writes, and moves with a commit of this process and of another connection."""
+    before = db.changes()
+    assert await count(db) == 0
+    assert db.changes() == before
+    await db.execute(PUT, id="1", text="")
+    after = db.changes()
+    assert after != before
+    other = apsw.Connection(str(db.path))
+    other.execute("DELETE FROM notes")
+    other.close()
+    assert db.changes() not in (before, after)
+
+
 async def test_commits_that_wait_together_share_a_sync(db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Group commit: many writers, few syncs, and every one is told only after a sync that began after its commit."""
     assert db.group is not None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -44,6 +45,7 @@ class PlanResourcesResponse(Model):
         condition: A CEL expression over `principal`, `resource` and `now`, when `kind` is conditional.
         roles: The roles of the principal, for `principal.roles`.
         version: Grows with every change of roles, policies or assignments.
+        expire_time: When the first of the roles ends by itself, and the plan with it. Missing when none does.
     """
 
     kind: PlanKind = Field(default="PLAN_KIND_UNSPECIFIED", description="How far the permission reaches.")
@@ -52,3 +54,7 @@ class PlanResourcesResponse(Model):
     )
     roles: list[str] = Field(default_factory=list, description="The roles of the principal, for `principal.roles`.")
     version: int = Field(default=0, description="Grows with every change of roles, policies or assignments.")
+    expire_time: datetime | None = Field(
+        default=None,
+        description="When the first of the roles ends by itself, and the plan with it. Missing when none does.",
+    )

@@ -193,6 +193,10 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
             service = Unit.build(definition, db, shared, measured)
             services.append(service)
             channels.add(definition.area, LocalChannel(service.pipeline))
+            if definition.name == "authentication":
+                shared.authenticator.follow(db.changes)
+            elif definition.name == "authorization":
+                shared.guard.follow(db.changes)
         for service in services:
             await service.begin()
         # Queues before relays: an event that no queue is bound for would wait.

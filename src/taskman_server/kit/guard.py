@@ -3,23 +3,23 @@
 The Authorization service is asked once for what a principal's rights to a permission come to; that plan serves single
 resources (evaluated here) and lists (put into the WHERE) alike.
 
-A plan is kept for `TTL` seconds from when it was asked for. A change of roles, policies or assignments therefore works
-everywhere within the way of its event to the Authorization service's copy (outbox, broker, one commit: 10 to 50 ms,
-0.5 s is allowed for) and `TTL`: 1 s in all (AUTHZ-4). All replicas of that service decide by the one copy, read anew
-for each plan, so that nothing is added there. With Redis a change is also told to all who listen, which mostly leaves
-the event's way alone; nobody relies on that.
+A plan is kept for `TTL` seconds from when it was asked for (see `kit.answers`), and never past its own end. A change
+of roles, policies or assignments therefore works everywhere within the way of its event to the Authorization service's
+copy (outbox, broker, one commit: 10 to 50 ms, 0.5 s is allowed for) and `TTL`: 1 s in all (AUTHZ-4). All replicas of
+that service decide by the one copy, read anew for each plan, so that nothing is added there. With Redis a change is
+also told to all who listen, which mostly leaves the event's way alone; nobody relies on that.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from cachebox import TTLCache, VTTLCache
+from cachebox import TTLCache
 
 from taskman_sdk import contract
 from taskman_sdk.errors import PermissionDeniedError
@@ -29,8 +29,8 @@ from taskman_sdk.proto.taskman.authorization.v1.authorization_pb import (
     PlanResourcesResponse,
     ReportDenialRequest,
 )
+from taskman_server.kit.answers import AnswerCache
 from taskman_server.kit.cel import Environment, Program
-from taskman_server.kit.coalesce import Coalescer
 from taskman_server.kit.filters import policy_environment
 from taskman_server.kit.rpc.call import Principal, service_principal
 from taskman_server.kit.rpc.channel import CallOptions, Channels, Origin
@@ -97,7 +97,7 @@ class _Plan:
     kind: PlanKind
     program: Program | None
     principal: Mapping[str, Any]
-    asked: float
+    ends: datetime | None
 
 
 class Guard:
@@ -113,14 +113,16 @@ class Guard:
         self._channels = channels
         self._service = service
         self._telemetry = telemetry
-        self._plans: VTTLCache[tuple[str, str, str], _Plan] = VTTLCache(SIZE)
-        self._asking: Coalescer[tuple[str, str, str], _Plan] = Coalescer()
-        self._use = telemetry.cache("plans")
+        self._plans: AnswerCache[tuple[str, str, str], _Plan] = AnswerCache(SIZE, TTL, telemetry.cache("plans"))
         # When an organization's rights changed, for as long as a plan from before may be known.
         self._changed: TTLCache[str, float] | None = None
         if redis is not None:
             self._changed = TTLCache(SIZE, global_ttl=TTL)
             redis.subscribe("authorization", CHANGED, self._hear)
+
+    def follow(self, changes: Callable[[], int]) -> None:
+        """Looks at the Authorization service's database beside it; see `AnswerCache.follow`."""
+        self._plans.follow(changes)
 
     async def require_possible(self, call: Caller, permission: str) -> None:
         """The coarse decision: whether the principal could do this to anything at all.
@@ -150,13 +152,15 @@ class Guard:
         if principal.type == "service":
             return Scope(PlanKind.ALWAYS_ALLOWED, None, {})
         key = (principal.organization, principal.id, permission)
-        plan: _Plan | None = self._plans.get(key)
-        if plan is None or (self._changed is not None and self._changed.get(key[0], 0.0) >= plan.asked):
-            self._use.misses += 1
-            plan = await self._asking.get(key, lambda: self._plan(key, call))
-        else:
-            self._use.hits += 1
-        return Scope(plan.kind, plan.program, _constants(plan.principal, call.now))
+        now = call.now
+
+        def good(plan: _Plan, asked: float) -> bool:
+            return (plan.ends is None or plan.ends > now) and (
+                self._changed is None or self._changed.get(key[0], 0.0) < asked
+            )
+
+        plan = self._plans.get(key, good) or await self._plans.ask(key, lambda: self._plan(key, call))
+        return Scope(plan.kind, plan.program, _constants(plan.principal, now))
 
     async def report(self, call: Caller, permission: str, resource: Mapping[str, Any]) -> None:
         """Puts a refused attempt on record (AUDIT-1), before the caller is told."""
@@ -176,7 +180,6 @@ class Guard:
         self._changed[organization] = time.monotonic()
 
     async def _plan(self, key: tuple[str, str, str], call: Caller) -> _Plan:
-        asked = time.monotonic()
         organization, principal, permission = key
         request = PlanResourcesRequest(principal=principal, permission=permission)
         answer = await self._ask(call, "AuthorizationService.PlanResources", request)
@@ -185,10 +188,8 @@ class Guard:
         if answer.kind is PlanKind.CONDITIONAL:
             program = environment_for(permission).compile(answer.condition)
         attributes = {"id": principal, "type": "user", "organization": organization, "roles": list(answer.roles)}
-        plan = _Plan(answer.kind, program, attributes, asked)
-        if (left := TTL - (time.monotonic() - asked)) > 0:
-            self._plans.insert(key, plan, left)
-        return plan
+        ends = answer.expire_time.to_datetime() if answer.expire_time is not None else None
+        return _Plan(answer.kind, program, attributes, ends)
 
     async def _ask(self, call: Caller, operation: str, request: Any) -> Any:
         principal = call.principal

@@ -1,7 +1,8 @@
 """Tokens to principals: every service asks the Authentication service itself and trusts no header (GATE-2).
 
-An answer is kept for `TTL` seconds from when it was asked for, so that a signature is not verified for every request; a
-session that ended or a user who was shut out is therefore out within `TTL` of the Authentication service's knowing it.
+An answer is kept for `TTL` seconds from when it was asked for (see `kit.answers`), so that a signature is not verified
+for every request; a session that ended or a user who was shut out is therefore out within `TTL` of the Authentication
+service's knowing it.
 That is at once, or where the service reads from Redis and could not tell it, within 2 s more: 3 s of the 5 s that
 AUTHN-4 allows, the rest is for the way of `user.deactivated`. With Redis a session's end is also told to all who
 listen, which mostly makes it a matter of milliseconds; nobody relies on that.
@@ -10,15 +11,15 @@ listen, which mostly makes it a matter of milliseconds; nobody relies on that.
 from __future__ import annotations
 
 import hashlib
-import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cachebox import TTLCache, VTTLCache
+from cachebox import TTLCache
 
 from taskman_sdk import contract
 from taskman_sdk.errors import UnauthenticatedError
 from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import ValidateTokenRequest, ValidateTokenResponse
-from taskman_server.kit.coalesce import Coalescer
+from taskman_server.kit.answers import AnswerCache
 from taskman_server.kit.rpc.call import Principal, service_principal
 from taskman_server.kit.rpc.channel import CallOptions, Channels
 from taskman_server.kit.telemetry import CacheUse
@@ -66,14 +67,17 @@ class Authenticator:
         self._channels = channels
         self._caller = service_principal(service, "")
         self._clock = clock
-        self._known: VTTLCache[bytes, tuple[Principal, float]] = VTTLCache(SIZE)
-        self._asking: Coalescer[bytes, tuple[Principal, float]] = Coalescer()
-        self._use = telemetry.cache("tokens") if telemetry is not None else CacheUse()
+        use = telemetry.cache("tokens") if telemetry is not None else CacheUse()
+        self._known: AnswerCache[bytes, tuple[Principal, float]] = AnswerCache(SIZE, TTL, use)
         # For as long as an answer from before may be known.
         self._ended: TTLCache[str, bool] | None = None
         if redis is not None:
             self._ended = TTLCache(SIZE, global_ttl=TTL)
             redis.subscribe("authentication", ENDED, self._hear)
+
+    def follow(self, changes: Callable[[], int]) -> None:
+        """Looks at the Authentication service's database beside it; see `AnswerCache.follow`."""
+        self._known.follow(changes)
 
     async def authenticate(self, token: str, caller: Identified) -> Principal:
         """Whose token it is.
@@ -85,26 +89,21 @@ class Authenticator:
             raise UnauthenticatedError("The access token is not valid. Sign in again.", reason="TOKEN_INVALID")
         # Hashed: a memory dump of the cache gives away no token.
         key = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=20).digest()
-        known = self._known.get(key)
-        if (
-            known is None
-            or known[1] <= self._clock.now().timestamp()
-            or (self._ended is not None and known[0].session in self._ended)
-        ):
-            self._use.misses += 1
+        known = self._known.get(key, self._good)
+        if known is None:
             request_id = caller.request_id
-            known = await self._asking.get(key, lambda: self._ask(key, token, request_id))
-        else:
-            self._use.hits += 1
+            known = await self._known.ask(key, lambda: self._ask(token, request_id))
         return known[0]
+
+    def _good(self, known: tuple[Principal, float], asked: float) -> bool:
+        return known[1] > self._clock.now().timestamp() and (self._ended is None or known[0].session not in self._ended)
 
     def _hear(self, sessions: str) -> None:
         assert self._ended is not None
         for session in sessions.split():
             self._ended[session] = True
 
-    async def _ask(self, key: bytes, token: str, request_id: str) -> tuple[Principal, float]:
-        asked = time.monotonic()
+    async def _ask(self, token: str, request_id: str) -> tuple[Principal, float]:
         answer = await self._channels.unary(
             contract.method("AuthenticationService.ValidateToken"),
             ValidateTokenRequest(access_token=token),
@@ -114,7 +113,4 @@ class Authenticator:
         assert answer.principal is not None
         assert answer.expire_time is not None
         found = answer.principal
-        known = (Principal(found.id, "user", found.organization, found.session), answer.expire_time.to_seconds())
-        if (left := TTL - (time.monotonic() - asked)) > 0:
-            self._known.insert(key, known, left)
-        return known
+        return Principal(found.id, "user", found.organization, found.session), answer.expire_time.to_seconds()

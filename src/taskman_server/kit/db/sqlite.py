@@ -154,6 +154,13 @@ class SqliteDatabase:
         """False: one process writes."""
         return False
 
+    def changes(self) -> int:
+        """A number that stays as long as nobody commits anything, whether in this process or in another."""
+        try:
+            return int(self._reader.execute("PRAGMA data_version").get)
+        except apsw.Error:
+            return time.monotonic_ns()  # it cannot be seen: as if somebody had
+
     async def reader(self, key: str) -> Executor:
         """See `kit.db.Database.reader`: this database itself."""
         return self

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -38,13 +39,14 @@ PLANS: Final = 20_000
 class Standing:
     """What a principal is, when it is decided: its roles, and the rules of its organization.
 
-    `key` names the state of the copy that this was read from.
+    `key` names the state of the copy that this was read from. `ends`: when the first of the roles ends by itself.
     """
 
     roles: tuple[str, ...]
     book: Rulebook
     version: int
     key: tuple[str, int]
+    ends: datetime | None
 
 
 def row_of(message: Role | Policy | Assignment) -> tuple[sa.Table, dict[str, Any]]:
@@ -87,17 +89,17 @@ class Copy:
         state = await self._store.state(organization)
         if state is None or not state.loaded or state.ahead or organization not in self._checked:
             state = await self._catch_up(organization, state)
-        roles = await self._roles(organization, principal)
+        roles, ends = await self._roles(organization, principal)
         if not roles and self._due(organization, principal, MISS_PAUSE):
             try:
                 await self.refresh(organization, anew=True)
             except TaskManError as error:
                 self._log_failure(organization, error)
             state = await self._store.state(organization) or state
-            roles = await self._roles(organization, principal)
+            roles, ends = await self._roles(organization, principal)
         state, book = await self._book(organization, state)
         known = tuple(name for name in roles if name in book.roles)
-        return Standing(known, book, state.latest, (organization, state.generation))
+        return Standing(known, book, state.latest, (organization, state.generation), ends)
 
     def plan(self, standing: Standing, permission: str) -> Plan:
         """What the rights come to; worked out once for everybody with the same roles."""
@@ -226,10 +228,11 @@ class Copy:
         assert found is not None
         return found
 
-    async def _roles(self, organization: str, principal: str) -> list[str]:
+    async def _roles(self, organization: str, principal: str) -> tuple[list[str], datetime | None]:
         now = self._runtime.clock.now()
-        held = await self._store.held(organization, principal)
-        return sorted({role for role, expires in held if expires is None or expires > now})
+        found = await self._store.held(organization, principal)
+        held = {role: expires for role, expires in found if expires is None or expires > now}
+        return sorted(held), min((expires for expires in held.values() if expires is not None), default=None)
 
     async def _book(self, organization: str, state: State) -> tuple[State, Rulebook]:
         """The rules in this state of the copy, or in a later one; with the state that they are of."""

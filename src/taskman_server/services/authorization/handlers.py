@@ -113,7 +113,11 @@ class AuthorizationHandlers:
 
 def _answer(plan: Plan, standing: Standing) -> PlanResourcesResponse:
     return PlanResourcesResponse(
-        kind=KINDS[plan.kind], condition=plan.condition, roles=list(standing.roles), version=standing.version
+        kind=KINDS[plan.kind],
+        condition=plan.condition,
+        roles=list(standing.roles),
+        version=standing.version,
+        expire_time=codec.Timestamp.from_datetime(standing.ends) if standing.ends is not None else None,
     )
 
 
