@@ -10,10 +10,11 @@ import pytest
 
 from taskman_sdk import codec
 from taskman_sdk.codec import FieldMask
-from taskman_sdk.errors import NotFoundError
+from taskman_sdk.errors import NotFoundError, PermissionDeniedError
 from taskman_sdk.proto.taskman.task.v1.task_pb import (
     AssignTaskRequest,
     DeleteTaskRequest,
+    GetProjectRequest,
     GetTaskRequest,
     Project,
     RemoveProjectMemberRequest,
@@ -70,6 +71,25 @@ async def test_who_leaves_a_project_reads_nothing_of_it_any_more(house: House) -
     )
     await house.call(ann, "UpdateProject", change, Project)
     await _get(house, ben, made.id)
+
+
+async def test_a_project_is_as_it_was_left_by_every_name(house: House) -> None:
+    """AUTHZ-1: what is remembered of a project itself, and who may put a task into it."""
+    ann, ben = house.peers.user(), house.peers.user()
+    made = await house.project(ann, editor=ben)
+    await house.task(ben)
+    writes: list[tuple[str, codec.Message[Any]]] = [
+        ("UpdateProject", UpdateProjectRequest(project=Project(id="WEB", display_name="New"))),
+        ("RemoveProjectMember", RemoveProjectMemberRequest(project="WEB", user=ben)),
+    ]
+    for operation, request in writes:
+        told = await house.call(ann, operation, request, Project)
+        for name in (made.id, "WEB", "web"):
+            read = await house.call(ann, "GetProject", GetProjectRequest(project=name), Project)
+            assert codec.to_json(read) == codec.to_json(told)
+    with pytest.raises((NotFoundError, PermissionDeniedError)):
+        await house.task(ben)
+    assert (await house.task(ann)).key == "WEB-2"
 
 
 async def test_readers_beside_a_writer_never_see_less_than_was_acknowledged(house: House) -> None:

@@ -54,7 +54,7 @@ async def _provision(
     return await house.call("UserService.ProvisionUser", request, ProvisionUserResponse, caller=caller)
 
 
-async def _person(house: House, address: str, *roles: str, organization: str = "") -> Principal:
+async def person(house: House, address: str, *roles: str, organization: str = "") -> Principal:
     """A user with roles, known to the Authorization service."""
     caller = service_principal("authentication", organization)
     answer = await _provision(house, address, role=roles[0] if roles else "member", caller=caller)
@@ -90,7 +90,7 @@ async def _names(house: House, caller: Principal, **values: object) -> list[str]
 
 async def test_an_administrator_creates_a_user_in_the_own_organization(house: House) -> None:
     """USER-1: the organization is the caller's; what the server decides cannot be given."""
-    root = await _person(house, "root@example.com", "admin", organization="org_one")
+    root = await person(house, "root@example.com", "admin", organization="org_one")
     given = User(
         id="user_mine", email="Ann@EXAMPLE.com", display_name="  Ann \t Example ", state="deactivated", locale="de"
     )
@@ -107,8 +107,8 @@ async def test_an_administrator_creates_a_user_in_the_own_organization(house: Ho
 
 async def test_an_address_has_one_user_in_all_organizations(house: House) -> None:
     """OPEN-POINTS 3: sign-in stays unambiguous."""
-    one = await _person(house, "one@example.com", "admin", organization="org_one")
-    two = await _person(house, "two@example.com", "admin", organization="org_two")
+    one = await person(house, "one@example.com", "admin", organization="org_one")
+    two = await person(house, "two@example.com", "admin", organization="org_two")
     await _create(house, one, User(email="ann@example.com", display_name="Ann"))
     for caller in (one, two):
         with pytest.raises(AlreadyExistsError) as caught:
@@ -129,7 +129,7 @@ async def test_an_address_has_one_user_in_all_organizations(house: House) -> Non
 )
 async def test_what_is_wrong_with_a_user_is_named(house: House, user: User, field: str) -> None:
     """USER-1, GATE-1."""
-    root = await _person(house, "root@example.com", "admin")
+    root = await person(house, "root@example.com", "admin")
     with pytest.raises(InvalidArgumentError) as caught:
         await _create(house, root, user)
     assert [violation.field for violation in caught.value.field_violations] == [field]
@@ -137,7 +137,7 @@ async def test_what_is_wrong_with_a_user_is_named(house: House, user: User, fiel
 
 async def test_a_member_reads_users_changes_the_own_profile_and_nothing_else(house: House) -> None:
     """USER-1, IAM-1: the policies that ship with the system."""
-    ann, bob = await _person(house, "ann@example.com"), await _person(house, "bob@example.com")
+    ann, bob = await person(house, "ann@example.com"), await person(house, "bob@example.com")
     assert (await _get(house, ann, bob.id)).email == "bob@example.com"
     changed = await _update(house, ann, User(id="me", display_name="Ann B.", time_zone="Europe/Berlin"))
     assert (changed.id, changed.display_name, changed.time_zone) == (ann.id, "Ann B.", "Europe/Berlin")
@@ -153,8 +153,8 @@ async def test_a_member_reads_users_changes_the_own_profile_and_nothing_else(hou
 
 async def test_another_organization_is_not_there(house: House) -> None:
     """USER-1: 404 for an administrator too, by whatever way; no list and no batch shows it."""
-    one = await _person(house, "one@example.com", "admin", organization="org_one")
-    two = await _person(house, "two@example.com", "admin", organization="org_two")
+    one = await person(house, "one@example.com", "admin", organization="org_one")
+    two = await person(house, "two@example.com", "admin", organization="org_two")
     for attempt in (
         _get(house, one, two.id),
         _update(house, one, User(id=two.id, display_name="Mine")),
@@ -171,7 +171,7 @@ async def test_another_organization_is_not_there(house: House) -> None:
 
 async def test_a_change_needs_the_etag_that_was_seen_where_one_is_sent(house: House) -> None:
     """USER-1, AIP-154: and of changes at the same time one wins."""
-    ann = await _person(house, "ann@example.com")
+    ann = await person(house, "ann@example.com")
     seen = await _get(house, ann, "me")
     house.clock.advance(5)
     changed = await _update(house, ann, User(id=ann.id, locale="de", etag=seen.etag))
@@ -190,7 +190,7 @@ async def test_a_change_needs_the_etag_that_was_seen_where_one_is_sent(house: Ho
 
 async def test_a_mask_says_what_changes_and_can_empty_a_field(house: House) -> None:
     """USER-1, AIP-134."""
-    ann = await _person(house, "ann@example.com")
+    ann = await person(house, "ann@example.com")
     await _update(house, ann, User(id=ann.id, locale="de", time_zone="UTC"))
     given = User(id=ann.id, display_name="Ann X", time_zone="Asia/Tokyo")
     changed = await _update(house, ann, given, "display_name", "locale")
@@ -208,7 +208,7 @@ async def test_a_mask_says_what_changes_and_can_empty_a_field(house: House) -> N
 
 async def test_deactivating_is_done_once_and_not_to_oneself(house: House) -> None:
     """USER-1."""
-    root, ann = await _person(house, "root@example.com", "admin"), await _person(house, "ann@example.com")
+    root, ann = await person(house, "root@example.com", "admin"), await person(house, "ann@example.com")
     for _ in range(2):
         request = DeactivateUserRequest(user=ann.id)
         answer = await house.call("UserService.DeactivateUser", request, User, caller=root)
@@ -223,7 +223,7 @@ async def test_deactivating_is_done_once_and_not_to_oneself(house: House) -> Non
 
 async def test_letting_in_again_is_done_once_and_told(house: House) -> None:
     """USER-1: the permission is that of shutting out; whoever is in already stays as they are."""
-    root, ann = await _person(house, "root@example.com", "admin"), await _person(house, "ann@example.com")
+    root, ann = await person(house, "root@example.com", "admin"), await person(house, "ann@example.com")
     request = ActivateUserRequest(user=ann.id)
     assert (await house.call("UserService.ActivateUser", request, User, caller=root)).state == "active"
     assert await house.events("user.activated") == []
@@ -239,8 +239,8 @@ async def test_letting_in_again_is_done_once_and_told(house: House) -> None:
 async def test_users_are_not_created_where_that_would_tell_who_is_elsewhere(databases: Databases) -> None:
     """USER-1: with an organization for each sign-up, a taken address is answered like any other one."""
     async with open_house(databases, signup="organization") as house:
-        boss = await _person(house, "boss@example.com", "admin", organization="org_b")
-        root = await _person(house, "root@example.com", "admin", organization="default")
+        boss = await person(house, "boss@example.com", "admin", organization="org_b")
+        root = await person(house, "root@example.com", "admin", organization="default")
         errors = []
         for address in ("root@example.com", "boss@example.com", "free@example.com"):
             with pytest.raises(FailedPreconditionError) as caught:
@@ -266,7 +266,7 @@ async def test_getting_oneself_needs_no_right(house: House) -> None:
 
 async def _crowd(house: House) -> Principal:
     """Five people, one second apart."""
-    caller = await _person(house, "eve@example.com")
+    caller = await person(house, "eve@example.com")
     for name in ("dora", "carl", "bob", "ann"):
         house.clock.advance(1)
         await _provision(house, f"{name}@example.com")
@@ -325,7 +325,7 @@ async def test_a_filter_selects(house: House, text: str, names: Sequence[str]) -
 )
 async def test_a_list_that_cannot_be_made_names_the_field(house: House, values: dict[str, object], field: str) -> None:
     """USER-1, GATE-1."""
-    eve = await _person(house, "eve@example.com")
+    eve = await person(house, "eve@example.com")
     with pytest.raises(InvalidArgumentError) as caught:
         await _list(house, eve, **values)
     assert [violation.field for violation in caught.value.field_violations] == [field]
@@ -335,7 +335,7 @@ async def test_a_page_token_belongs_to_its_query_and_its_organization(house: Hou
     """USER-1, AIP-158."""
     eve = await _crowd(house)
     token = (await _list(house, eve, page_size=2)).next_page_token
-    other = await _person(house, "other@example.com", "admin", organization="org_two")
+    other = await person(house, "other@example.com", "admin", organization="org_two")
     for caller, values in ((eve, {"order_by": "email"}), (eve, {"filter": "true"}), (other, {})):
         with pytest.raises(InvalidArgumentError) as caught:
             await _list(house, caller, page_token=token, **values)
@@ -344,7 +344,7 @@ async def test_a_page_token_belongs_to_its_query_and_its_organization(house: Hou
 
 async def test_a_policy_hides_users_from_lists_batches_and_reads_alike(house: House) -> None:
     """AUTHZ-5: one decision, in SQL and in Python."""
-    root = await _person(house, "root@example.com", "admin")
+    root = await person(house, "root@example.com", "admin")
     eve = await _crowd(house)
     policy = Policy(
         name="no-bobs",
@@ -424,7 +424,7 @@ async def test_the_settings_say_where_a_sign_up_lands(
 
 async def test_provisioning_is_for_services_alone(house: House) -> None:
     """GATE-2."""
-    ann = await _person(house, "ann@example.com", "admin")
+    ann = await person(house, "ann@example.com", "admin")
     with pytest.raises(PermissionDeniedError):
         await _provision(house, "bob@example.com", caller=ann)
     assert ANONYMOUS.type == "anonymous"
@@ -432,7 +432,7 @@ async def test_provisioning_is_for_services_alone(house: House) -> None:
 
 async def test_a_creation_is_repeated_safely_with_its_key(house: House) -> None:
     """GATE-5: the same answer, one user, one event."""
-    root = await _person(house, "root@example.com", "admin")
+    root = await person(house, "root@example.com", "admin")
     request = CreateUserRequest(user=User(email="new@example.com", display_name="New"))
     answers = [
         await house.call("UserService.CreateUser", request, User, caller=root, idempotency_key="key-1")

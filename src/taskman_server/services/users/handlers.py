@@ -40,13 +40,14 @@ from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.users import rules
 from taskman_server.services.users.convert import resource_of, user_of
-from taskman_server.services.users.store import FILTER_COLUMNS, ORDERS, RESOURCE_COLUMNS, UserStore, keyset
+from taskman_server.services.users.store import FILTER_COLUMNS, ORDERS, RESOURCE_COLUMNS, UserCache, UserStore, keyset
 
 __all__ = ["UserHandlers"]
 
 DEFAULT_ROLE: Final = "member"
 ME: Final = "me"
 READ: Final = "users.read"
+_CACHED: Final = 10_000  # users, some 1 KB each
 _FILTER: Final = filters.list_environment(User)
 
 
@@ -55,7 +56,8 @@ class UserHandlers:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._store = UserStore(runtime.db)
+        cache = None if runtime.db.shared else UserCache(_CACHED, runtime.telemetry.cache("users"))
+        self._store = UserStore(runtime.db, cache)
 
     async def create_user(self, request: CreateUserRequest, call: Call) -> User:
         """Makes a user in the caller's organization, who has no password yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -21,11 +22,12 @@ from sqlalchemy import (
     update,
 )
 
+from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.db import Database, Row, Statement, Transaction, UtcTimestamp
 from taskman_server.kit.outbox import add_event_tables
 from taskman_server.kit.paging import Keyset, SortKey
 
-__all__ = ["FILTER_COLUMNS", "METADATA", "ORDERS", "RESOURCE_COLUMNS", "USERS", "UserStore", "keyset"]
+__all__ = ["FILTER_COLUMNS", "METADATA", "ORDERS", "RESOURCE_COLUMNS", "USERS", "UserCache", "UserStore", "keyset"]
 
 METADATA = MetaData()
 USERS = Table(
@@ -69,12 +71,14 @@ ORDERS: Mapping[str, Column[Any]] = {
     "email": _C.email,
 }
 
-_GET = Statement(select(USERS).where(_C.organization == bindparam("organization"), _C.id == bindparam("id")))
 _GET_LOCKED = Statement(
     select(USERS).where(_C.organization == bindparam("organization"), _C.id == bindparam("id")).with_for_update()
 )
 # The one that looks across organizations: an address is unique everywhere.
 _BY_EMAIL = Statement(select(USERS).where(_C.email == bindparam("email")))
+_SEVERAL = Statement(
+    select(USERS).where(_C.organization == bindparam("organization"), _C.id.in_(bindparam("ids", expanding=True)))
+)
 _INSERT = Statement(insert(USERS))
 _UPDATE = Statement(
     update(USERS)
@@ -95,15 +99,23 @@ def keyset(order: str, *, descending: bool) -> Keyset:
     return Keyset(SortKey(ORDERS[order], descending=descending), SortKey(_C.id, descending=descending))
 
 
+UserCache = ReadCache[tuple[str, str], Row]
+"""Users by organization and id."""
+
+
 class UserStore:
     """The users."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, cache: UserCache | None = None) -> None:
+        """`cache`: for reads by id outside of transactions, where nobody else writes to the database."""
         self.db = db
+        self._cache = cache
+        db.prepare(_GET_LOCKED, _SEVERAL, _UPDATE)
 
     async def get(self, organization: str, user: str) -> Row | None:
         """One user."""
-        return await self.db.fetch_one(_GET, organization=organization, id=user)
+        rows = await self._by_id(organization, (user,))
+        return rows[0] if rows else None
 
     async def get_for_update(self, tx: Transaction, organization: str, user: str) -> Row | None:
         """One user, locked until the end of the transaction."""
@@ -148,6 +160,8 @@ class UserStore:
 
     async def update(self, tx: Transaction, row: Row, changes: Mapping[str, str], now: datetime) -> None:
         """Changes a user; `changes` by column."""
+        if self._cache is not None:
+            tx.on_commit(partial(self._cache.forget, (row.organization, row.id)))
         values = {name: getattr(row, name) for name in ("display_name", "locale", "time_zone", "state")}
         await tx.execute(
             _UPDATE,
@@ -173,5 +187,19 @@ class UserStore:
         self, organization: str, ids: Sequence[str], emails: Sequence[str], conditions: Sequence[ColumnElement[bool]]
     ) -> list[Row]:
         """Users by id or address, in no order."""
+        if not emails and not conditions:
+            return await self._by_id(organization, ids)
         statement = select(USERS).where(_C.organization == organization, _C.id.in_(ids) | _C.email.in_(emails))
         return await self.db.fetch_all(statement.where(*conditions))
+
+    async def _by_id(self, organization: str, ids: Sequence[str]) -> list[Row]:
+        if (cache := self._cache) is None:
+            return await self.db.fetch_all(_SEVERAL, organization=organization, ids=ids)
+        known = [row for user in ids if (row := cache.get((organization, user))) is not None]
+        if len(known) == len(ids):
+            return known
+        changes = cache.changes
+        rows = await self.db.fetch_all(_SEVERAL, organization=organization, ids=ids)
+        for row in rows:
+            cache.keep((organization, row.id), row, changes)
+        return rows

@@ -13,11 +13,12 @@ from taskman_server.kit.guard import Scope
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
-from taskman_server.services.tasks.store import Fts5, ProjectStore, TaskCache, TaskStore, TsVector
+from taskman_server.services.tasks.store import Fts5, ProjectCache, ProjectStore, TaskCache, TaskStore, TsVector
 
 __all__ = ["Base", "actor", "still_allowed"]
 
 _CACHED: Final = 10_000  # tasks, some 2 KB each
+_CACHED_PROJECTS: Final = 1000  # with up to some hundred members each
 _BATCH: Final = 1000  # users that BatchGetUsers takes
 
 
@@ -56,9 +57,12 @@ class Base:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         db = runtime.db
-        cache = None if db.shared else TaskCache(_CACHED, runtime.telemetry.cache("tasks"))
+        cache = projects = None
+        if not db.shared:
+            cache = TaskCache(_CACHED, runtime.telemetry.cache("tasks"))
+            projects = ProjectCache(_CACHED_PROJECTS, runtime.telemetry.cache("projects"))
         # A task is read with its project's members: a change of these makes every one of them another.
-        self.projects = ProjectStore(db, cache.clear if cache is not None else None)
+        self.projects = ProjectStore(db, projects, cache.clear if cache is not None else None)
         self.tasks = TaskStore(db, TsVector() if db.dialect.name == "postgresql" else Fts5(), cache)
 
     async def _project(self, name: str, call: Call, permission: str = "") -> Row:

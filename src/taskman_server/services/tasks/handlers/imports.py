@@ -152,7 +152,8 @@ class ImportHandlers(TaskHandlers):
         if max(own):
             await self.projects.reserve(tx, project, max(own))
         if without := own.count(0):
-            following = itertools.count(await self.projects.allot(tx, project, without))
+            first, _ = await self.projects.allot(tx, project, without)
+            following = itertools.count(first)
             own = [number or next(following) for number in own]
         return own
 

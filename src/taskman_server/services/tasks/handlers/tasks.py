@@ -69,13 +69,12 @@ class TaskHandlers(Base):
             await self._require_active(call, draft.assignees, "task.assignees[{}]")
         scope = await call.scope()
         tx = await call.begin()
-        before, project = project, await self.projects.get_for_update(tx, project.organization, project.id)
-        assert project is not None, "a project is never deleted"
+        before = project
+        number, project = await self.projects.allot(tx, before, 1)
         if (before.members, before.visibility) != (project.members, project.visibility):
             still_allowed(scope, _resource(project, draft, actor(call)), "project", project.key)
         if draft.assignees:
             rules.check_may_see(draft.assignees, project.members, project.visibility, project.key)
-        number = await self.projects.allot(tx, project, 1)
         values = new_task(project, number, draft, actor(call), call.now)
         try:
             await self.tasks.insert(tx, [values])

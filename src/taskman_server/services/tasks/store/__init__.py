@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskman_server.services.tasks.store.lists import ORDERS, Found, Lists, PolicyUnplannable, Query
-from taskman_server.services.tasks.store.projects import ProjectStore
+from taskman_server.services.tasks.store.projects import ProjectCache, ProjectStore
 from taskman_server.services.tasks.store.search import FTS_DDL, Fts5, SearchIndex, phrases
 from taskman_server.services.tasks.store.tables import METADATA
 from taskman_server.services.tasks.store.tasks import TaskCache, TaskStore
@@ -17,6 +17,7 @@ __all__ = [
     "Fts5",
     "Lists",
     "PolicyUnplannable",
+    "ProjectCache",
     "ProjectStore",
     "Query",
     "SearchIndex",

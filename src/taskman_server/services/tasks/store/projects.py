@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 
+from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.cel import Collection
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
 from taskman_server.kit.ids import is_id
 from taskman_server.services.tasks.store.tables import MEMBERS, PROJECTS
 
-__all__ = ["PROJECT_FILTER", "PROJECT_SELECT", "ProjectStore", "members_of", "project_policy"]
+__all__ = ["PROJECT_FILTER", "PROJECT_SELECT", "ProjectCache", "ProjectStore", "members_of", "project_policy"]
 
 _MUTABLE: Final = ("display_name", "description", "visibility", "members", "version", "update_time")
 PROJECT_SELECT: Final = select(PROJECTS)
@@ -34,7 +36,7 @@ _ALLOT: Final = Statement(
     update(PROJECTS)
     .where(PROJECTS.c.id == bindparam("project_id"), PROJECTS.c.organization == bindparam("organization_id"))
     .values(last_number=PROJECTS.c.last_number + bindparam("count", type_=PROJECTS.c.last_number.type))
-    .returning(PROJECTS.c.last_number)
+    .returning(PROJECTS.c.last_number, PROJECTS.c.version)
 )
 _RESERVE: Final = Statement(
     update(PROJECTS)
@@ -89,21 +91,37 @@ def project_policy(organization: str) -> Mapping[str, Any]:
     }
 
 
+ProjectCache = ReadCache[tuple[str, str], Row]
+"""Projects by organization and id or key. Their `last_number` may be an older one: see `ProjectStore.allot`."""
+
+
 class ProjectStore:
     """Reads and writes projects. Reads go to the database, or to the transaction that is given."""
 
-    def __init__(self, db: Database, changed: Callable[[], None] | None = None) -> None:
-        """`changed` is called after each commit that changed a project, or who is a member of it."""
+    def __init__(
+        self, db: Database, cache: ProjectCache | None = None, changed: Callable[[], None] | None = None
+    ) -> None:
+        """`cache`: for reads outside of transactions, where nobody else writes to the database. `changed` is called
+        after each commit that changed a project, or who is a member of it."""
         self._db = db
+        self._cache = cache
         self._changed = changed
         db.prepare(_BY_ID, _BY_KEY, _LOCKED, _INSERT, _UPDATE, _ALLOT, _RESERVE, _MEMBER_INSERT, _MEMBER_DELETE)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
         """A project by id, or by key in any case."""
-        source = source or self._db
-        if is_id(name, "project"):
-            return await source.fetch_one(_BY_ID, organization=organization, id=name)
-        return await source.fetch_one(_BY_KEY, organization=organization, key=name.upper())
+        statement, column = _BY_ID, "id"
+        if not is_id(name, "project"):
+            statement, column, name = _BY_KEY, "key", name.upper()
+        cache = self._cache
+        if cache is None or source is not None:
+            return await (source or self._db).fetch_one(statement, organization=organization, **{column: name})
+        if (row := cache.get((organization, name))) is None:
+            changes = cache.changes
+            row = await self._db.fetch_one(statement, organization=organization, **{column: name})
+            if row is not None:
+                cache.keep((organization, name), row, changes)
+        return row
 
     async def get_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
         """A project by id, where nobody else changes it or takes numbers from it before the transaction ends."""
@@ -124,6 +142,9 @@ class ProjectStore:
 
     async def update(self, tx: Transaction, before: Row, after: Row) -> None:
         """Writes what changed, members included."""
+        if self._cache is not None:
+            names = [(before.organization, name) for name in (before.id, before.key)]
+            tx.on_commit(partial(self._cache.forget, *names))
         if self._changed is not None:
             tx.on_commit(self._changed)
         await tx.execute(
@@ -139,11 +160,16 @@ class ProjectStore:
             if before.members.get(user) != role:
                 await self._insert_member(tx, before.id, before.organization, user, role)
 
-    async def allot(self, tx: Transaction, project: Row, count: int) -> int:
-        """Takes `count` numbers for task keys; the first of them. Numbers only grow (TASK-1)."""
+    async def allot(self, tx: Transaction, project: Row, count: int) -> tuple[int, Row]:
+        """Takes `count` numbers for task keys: the first of them, and the project as it is now, which nobody else
+        changes before the transaction ends. Numbers only grow (TASK-1)."""
         row = await tx.fetch_one(_ALLOT, project_id=project.id, organization_id=project.organization, count=count)
         assert row is not None, "a project is never deleted"
-        return int(row.last_number) - count + 1
+        if row.version != project.version:
+            current = await self.get(project.organization, project.id, tx)
+            assert current is not None, "a project is never deleted"
+            project = current
+        return int(row.last_number) - count + 1, project
 
     async def reserve(self, tx: Transaction, project: Row, number: int) -> None:
         """Numbers go on above `number`, which a task has brought along (TASK-9)."""
