@@ -1,5 +1,5 @@
-"""`python -m tests.bench`: the embedded server over HTTP, in the same run beside a bare ASGI answer of the same size
-and beside a plain application of the usual libraries.
+"""`python -m tests.bench`: the server over HTTP, in the same run beside a bare ASGI answer of the same size and, in the
+embedded shape, beside a plain application of the usual libraries.
 
 For each case and round: load on each of them, in turns. A figure is the median of the rounds; figures move with the
 machine, the ratios hardly do.
@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,13 @@ import httpx
 
 from tests.bench import metrics
 from tests.bench.cases import CASES, KINDS, PLAIN_CASES, requests_of
+from tests.bench.cluster import ClusterServer, Parts
 from tests.bench.data import task_rows
 from tests.bench.fill import make_template
 from tests.bench.load import MARK, Load, Result, need_wrk, read_requests, write_requests
 from tests.bench.plain_data import make_plain
 from tests.bench.report import Measured, line, summary, table
-from tests.bench.servers import bare_process, cpu_by_process, plain_process, rest, server_process
+from tests.bench.servers import bare_process, cpu_by_process, cpu_of_parts, plain_process, rest, server_process
 from tests.serving import ServerEnded, ServerProcess
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -65,31 +65,30 @@ class Bench:
         print(f"{len(rows):,} tasks ({source}), {options.people:,} people: filling a data folder …", flush=True)
         started = time.perf_counter()
         folder = options.template or self._folder / "template"
-        template = make_template(folder.absolute(), self._settings, options.people, rows, _SIGNING_IN)
-        tokens = make_plain(self._folder / "plain", template)
-        print(f"filled and at rest after {time.perf_counter() - started:.0f} s", flush=True)
-        for name in {*options.cases, *KINDS}:
-            self._record("server", name, requests_of(name, template))
-        for name in PLAIN_CASES:
-            self._record("plain", name, requests_of(name, template, tokens))
         with contextlib.ExitStack() as whole:
+            parts = whole.enter_context(Parts.running(self._folder)) if options.shape == "cluster" else None
+            template = make_template(folder.absolute(), self._settings, options.people, rows, _SIGNING_IN, parts=parts)
+            tokens = make_plain(self._folder / "plain", template) if parts is None else {}
+            print(f"filled and at rest after {time.perf_counter() - started:.0f} s", flush=True)
+            for name in {*options.cases, *KINDS}:
+                self._record("server", name, requests_of(name, template))
+            for name in PLAIN_CASES if parts is None else ():
+                self._record("plain", name, requests_of(name, template, tokens))
             bare: ServerProcess | None = None
             for number in range(options.rounds):
                 data = template.copy(self._folder / f"server{number}")
-                plain_data = self._folder / f"plain{number}"
-                shutil.copytree(self._folder / "plain", plain_data)
-                with (
-                    server_process(data, self._settings, options.workers) as server,
-                    plain_process(plain_data, options.workers) as plain,
-                ):
-                    server.wait_ready()
-                    plain.wait_ready()
+                with contextlib.ExitStack() as stack:
+                    server = stack.enter_context(server_process(data, self._settings, options.workers, parts))
+                    servers = {"server": server}
+                    if parts is None:
+                        servers["plain"] = stack.enter_context(self._plain(number))
+                    for each in servers.values():
+                        each.wait_ready()
                     if bare is None:
                         bare = whole.enter_context(self._bare(server))
                         bare.wait_ready()
-                    self._round(number, {"server": server, "plain": plain, "bare": bare})
+                    self._round(number, {**servers, "bare": bare})
                 shutil.rmtree(data)
-                shutil.rmtree(plain_data)
 
     def _record(self, name: str, case: str, requests: Sequence[bytes]) -> None:
         path = self._requests[name, case] = self._folder / f"{name}-{case}.requests"
@@ -98,6 +97,12 @@ class Bench:
     def _file(self, name: str, case: str) -> Path:
         """The requests for one of the three: the plain application has its own, for the tokens are its own."""
         return self._requests["plain" if name == "plain" else "server", case]
+
+    def _plain(self, number: int) -> ServerProcess:
+        """The plain application on a copy of its data."""
+        folder = self._folder / f"plain{number}"
+        shutil.copytree(self._folder / "plain", folder)
+        return plain_process(folder, self._options.workers)
 
     def _bare(self, server: ServerProcess) -> ServerProcess:
         """The bare application, with answers of median size recorded from the server."""
@@ -133,18 +138,28 @@ class Bench:
         _check(f"{case} ({name})", result, server)
 
     def _measure(self, case: str, name: str, server: ServerProcess) -> Measured:
-        # A process has counters of its own: of several, one would answer before and another after.
-        counts = name == "server" and self._options.workers == 1
-        seen: metrics.Seen = metrics.read(server.url) if counts else Counter()
-        before = cpu_by_process(server)
+        urls = self._metrics_urls(server) if name == "server" else []
+        seen = metrics.read(*urls)
+        before, parts_before = cpu_by_process(server), cpu_of_parts(server)
         result = self._load.run(server.url, self._file(name, case), self._options.seconds)
         rest(server)
         _check(f"{case} ({name})", result, server)
-        after = cpu_by_process(server)
-        counted: metrics.Seen = metrics.read(server.url) if counts else Counter()
+        after, parts_after = cpu_by_process(server), cpu_of_parts(server)
+        counted = metrics.read(*urls)
         counted.subtract(seen)
         each = 1e6 / max(1, result.requests)
-        return Measured(result, {name: each * (cpu - before.get(name, 0.0)) for name, cpu in after.items()}, counted)
+        return Measured(
+            result,
+            {name: each * (cpu - before.get(name, 0.0)) for name, cpu in after.items()},
+            counted,
+            {name: each * (cpu - parts_before[name]) for name, cpu in parts_after.items()},
+        )
+
+    def _metrics_urls(self, server: ServerProcess) -> list[str]:
+        if isinstance(server, ClusterServer):
+            return server.metrics_urls
+        # Each worker has counters of its own: one would answer before and another after.
+        return [server.url] if self._options.workers == 1 else []
 
 
 def _recorded(url: str, requests: Path, first: int) -> dict[str, Any]:
@@ -199,6 +214,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=64, help="open at once")
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--people", type=int, default=1000)
+    parser.add_argument("--shape", choices=("embedded", "cluster"), default="embedded", help="one process, or eight")
     parser.add_argument("--workers", type=int, default=1, help="processes that answer, of each of the three")
     parser.add_argument("--template", type=Path, help="a folder to fill once and to use again in later runs")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from tests.bench.cluster import ClusterServer, Parts
 from tests.bench.data import CONFIDENTIAL, Filled, Person, Project, Template, TemplateTask
 from tests.chaos.reconcile import left_over
 from tests.serving import ADMIN, PASSWORD, ServerProcess
@@ -53,12 +54,17 @@ _POLICIES: Sequence[Mapping[str, Any]] = (
 
 
 def make_template(
-    folder: Path, settings: Mapping[str, str], people: int, rows: Sequence[Mapping[str, str]], signing_in: int
+    folder: Path,
+    settings: Mapping[str, str],
+    people: int,
+    rows: Sequence[Mapping[str, str]],
+    signing_in: int,
+    parts: Parts | None = None,
 ) -> Template:
     """Starts a server on an empty folder, fills it over its API and stops it; or takes what an earlier run left there.
 
     Passwords are hashed fast while people join. Of as many as `signing_in` says they are then hashed as the settings
-    ask, by their signing in.
+    ask, by their signing in. With `parts` it is eight processes on these.
 
     Raises:
         SystemExit: the folder holds something else, or the server did not end well.
@@ -75,10 +81,11 @@ def make_template(
         raise SystemExit(f"{folder} holds something that the bench did not make. Name another folder, or none.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     patience = 600 + len(rows) / 50
-    filled = _with_server(folder, {**settings, "password_hash": "fast"}, patience, lambda url: _fill(url, people, rows))
+    fast = {**settings, "password_hash": "fast"}
+    filled = _with_server(folder, fast, parts, patience, lambda url: _fill(url, people, rows))
     filled = replace(filled, signing_in=[person.email for person in filled.people[:signing_in]])
     if settings["password_hash"] != "fast":
-        _with_server(folder, settings, patience, lambda url: _hash_passwords(url, filled.signing_in))
+        _with_server(folder, settings, parts, patience, lambda url: _hash_passwords(url, filled.signing_in))
     contents.write_text(json.dumps({"made_at": time.time(), "asked": asked, "filled": asdict(filled)}))
     return Template(folder, filled, rows)
 
@@ -93,9 +100,13 @@ def _filled(said: Mapping[str, Any]) -> Filled:
 
 
 def _with_server(
-    folder: Path, settings: Mapping[str, str], patience: float, work: Callable[[str], Awaitable[Any]]
+    folder: Path,
+    settings: Mapping[str, str],
+    parts: Parts | None,
+    patience: float,
+    work: Callable[[str], Awaitable[Any]],
 ) -> Any:
-    with ServerProcess(folder, settings=settings) as server:
+    with ClusterServer(folder, parts, settings) if parts else ServerProcess(folder, settings=settings) as server:
         server.wait_ready()
 
         async def worked() -> Any:
@@ -105,12 +116,14 @@ def _with_server(
         _settle(server, patience)
         if server.terminate(60) not in (0, -15):
             raise SystemExit(f"the server did not end well:\n{server.tail()}")
+        if isinstance(server, ClusterServer):
+            server.save()
     return found
 
 
 def _settle(server: ServerProcess, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while left := left_over(server.data):
+    while left := server.left_over() if isinstance(server, ClusterServer) else left_over(server.data):
         if time.monotonic() > deadline:
             raise SystemExit(f"still on their way after {seconds:.0f} s: {left}\n{server.tail()}")
         time.sleep(0.1 if sum(left.values()) < 1000 else 1)

@@ -17,19 +17,20 @@ _CACHE = "taskman_cache_requests"
 _QUERY = "taskman_database_query_seconds"
 
 
-def read(url: str) -> Seen:
-    """What it has counted since it started; nothing where it has no such metrics."""
+def read(*urls: str) -> Seen:
+    """What the processes have counted since they started; nothing of one that has no such metrics."""
     seen: Seen = Counter()
-    response = httpx.get(f"{url}/metrics", timeout=30)
-    if not response.is_success:
-        return seen
-    for family in text_string_to_metric_families(response.text):
-        for sample in family.samples:
-            labels = sample.labels
-            if sample.name == f"{_CACHE}_total":
-                seen["cache", f"{labels['service']}/{labels['cache']}", labels["result"]] += int(sample.value)
-            elif sample.name == f"{_QUERY}_bucket":
-                seen["query", f"{labels['service']}/{labels['kind']}", labels["le"]] += int(sample.value)
+    for url in urls:
+        response = httpx.get(f"{url}/metrics", timeout=30)
+        if not response.is_success:
+            continue
+        for family in text_string_to_metric_families(response.text):
+            for sample in family.samples:
+                labels = sample.labels
+                if sample.name == f"{_CACHE}_total":
+                    seen["cache", f"{labels['service']}/{labels['cache']}", labels["result"]] += int(sample.value)
+                elif sample.name == f"{_QUERY}_bucket":
+                    seen["query", f"{labels['service']}/{labels['kind']}", labels["le"]] += int(sample.value)
     return seen
 
 

@@ -31,11 +31,13 @@ class Measured:
         result: what the load generator saw.
         cpu_by_process: microseconds a request, work left behind included.
         seen: what its metrics counted meanwhile.
+        parts: microseconds a request of PostgreSQL, RabbitMQ and Redis; not in `cpu`.
     """
 
     result: Result
     cpu_by_process: Mapping[str, float]
     seen: metrics.Seen = field(default_factory=Counter)
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def cpu(self) -> float:
@@ -87,6 +89,7 @@ def summary(rounds: Sequence[Mapping[str, Measured]]) -> dict[str, Any]:
             name: {
                 **measured.figures(),
                 "cpu_us_by_process": {process: round(cpu, 1) for process, cpu in measured.cpu_by_process.items()},
+                "cpu_us_of_parts": {part: round(cpu, 1) for part, cpu in measured.parts.items()},
             }
             for name, measured in each.items()
         }
@@ -130,14 +133,22 @@ def table(cases: Mapping[str, Any], answers: Mapping[str, Any]) -> str:
         for name, ratio in found["ratio"].items():
             lines.append(f"{case:7} {name:6} " + " ".join(f"{_times(ratio[key]):>22}" for key in _RATIOS))
     several = [
-        f"{case:7} {name:6} " + " + ".join(f"{cpu:,.0f}" for cpu in cpus)
+        f"{case:7} {name:6} " + " · ".join(shares)
         for case, found in cases.items()
         for name, each in found["rounds"][-1].items()
-        if len(cpus := sorted(each["cpu_us_by_process"].values(), reverse=True)) > 1
+        if len(shares := _shares(each)) > 1
     ]
     if several:
-        lines += ["", "CPU µs by process, last round", *several]
+        lines += ["", "CPU µs by process, last round; (in brackets) what the processes stand on", *several]
     return "\n".join(lines)
+
+
+def _shares(measured: Mapping[str, Any]) -> list[str]:
+    shares: list[str] = []
+    for key, form in (("cpu_us_by_process", "{} {:,.0f}"), ("cpu_us_of_parts", "({} {:,.0f})")):
+        dearest = sorted(measured[key].items(), key=lambda item: -item[1])
+        shares += [form.format(process.rpartition(" ")[2], cpu) for process, cpu in dearest]
+    return shares
 
 
 def _times(ratio: Mapping[str, float]) -> str:
