@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from taskman_sdk import contract
 from taskman_server.kit.rpc import CallOptions, Channels
+from taskman_server.kit.rpc.batch import AT_ONCE
 from tests.contract.peerhood import TASKS, Hood, call, open_hood, until
 from tests.contract.probe import probe_service
 
@@ -70,6 +71,57 @@ async def test_a_slow_call_of_a_batch_holds_up_nobody(hood: Hood) -> None:
     assert not slower.done()
     replica.probe.handlers.release.set()
     await asyncio.gather(slow, slower)
+
+
+async def test_under_load_more_travels_together(hood: Hood) -> None:
+    """SDK-3: what is called while `AT_ONCE` batches have no answer waits for the first of them, and goes together."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    batcher = channel.targets[0].line.batcher
+
+    async def caller(turns: int) -> None:
+        for _ in range(turns):  # so that no two come in the same turn
+            await asyncio.sleep(0)
+        for n in range(20):
+            assert (await call(channel, hood.service, text=str(n))).text == str(n)
+
+    await asyncio.gather(*(caller(turns) for turns in range(64)))
+    assert replica.calls == 64 * 20 + 1
+    assert batcher.batched / batcher.batches > 8
+
+
+async def test_batches_without_an_answer_hold_up_nobody_for_long(hood: Hood) -> None:
+    """SDK-3: of a service that is slow to answer other calls are answered all the same."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    slow = []
+    for _ in range(3 * AT_ONCE):
+        slow += [asyncio.create_task(call(channel, hood.service, "Hold")) for _ in range(2)]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        quick = await asyncio.gather(*(call(channel, hood.service, text=str(n)) for n in range(5)))
+    assert [answer.text for answer in quick] == ["0", "1", "2", "3", "4"]
+    assert not any(each.done() for each in slow)
+    replica.probe.handlers.release.set()
+    await asyncio.gather(*slow)
+
+
+async def test_who_gives_up_before_the_batch_leaves_is_not_called_for(hood: Hood) -> None:
+    """SDK-3: neither one who goes away nor one whose time has run out while they waited for a place."""
+    replica = await hood.replica()
+    channel = hood.channel()
+    await call(channel, hood.service, text="x")
+    first = asyncio.create_task(call(channel, hood.service, text="first"))
+    gone = asyncio.create_task(call(channel, hood.service, text="gone"))
+    stays = asyncio.create_task(call(channel, hood.service, text="stays"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await stays).text == "stays"
+    await first
+    assert gone.cancelled()
+    assert replica.calls == 3
 
 
 async def test_one_call_of_a_batch_is_given_up(hood: Hood) -> None:

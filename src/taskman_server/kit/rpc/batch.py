@@ -1,4 +1,5 @@
-"""Several calls to one peer in one gRPC message: what is called within a turn of the event loop travels together.
+"""Several calls to one peer in one gRPC message: what is called within a turn of the event loop travels together, and
+under load what is called until the batches before it are answered.
 
 A gRPC call costs both ends far more than what is in it (DESIGN "The hot path"); this shares that cost. Each call keeps
 its own metadata, deadline, permission checks, errors and trailers, and is answered as soon as it is done, so that a
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import grpc
@@ -30,6 +31,10 @@ LONGEST_TIMEOUT: Final = 300.0
 """Seconds; what a service works at most. gRPC takes much longer ones for none at all, and ends the call at once."""
 THRESHOLD: Final = 2
 """From so many calls on a batch costs less CPU than plain RPCs, for both ends: 500 µs a call against 600; of 64, 67."""
+AT_ONCE: Final = 2
+"""So many batches of a channel wait for their first answer; what is called meanwhile is the next one."""
+PATIENCE: Final = 0.005
+"""Seconds; one whose first answer takes longer holds up nobody."""
 _LARGEST: Final = 128
 _LARGE_BODY: Final = 64 << 10  # such a request gains nothing, and would keep the others waiting
 _MESSAGE: Final = 4 << 20
@@ -49,13 +54,14 @@ class BatchLost(Exception):
 class _Waiting:
     """One call that waits for its answer; `answer` is None where it shall go as a plain RPC."""
 
-    __slots__ = ("answer", "item", "options", "timer")
+    __slots__ = ("answer", "batch", "index", "item", "options")
 
     def __init__(self, item: Item, options: CallOptions, answer: asyncio.Future[Reply | None]) -> None:
         self.item = item
         self.options = options
         self.answer = answer
-        self.timer: asyncio.TimerHandle | None = None
+        self.batch: _Sent | None = None
+        self.index = 0
 
     def expire(self) -> None:
         if not self.answer.done():
@@ -64,8 +70,24 @@ class _Waiting:
             )
 
 
+class _Sent:
+    """A batch under way; `open` has those of its calls that wait."""
+
+    __slots__ = ("id", "open", "place", "rpc")
+
+    def __init__(self, calls: list[_Waiting], rpc: Callable[[Batch, float], Any]) -> None:
+        self.id = random.getrandbits(64)
+        self.open = dict(enumerate(calls))
+        for index, each in self.open.items():
+            each.batch, each.index = self, index
+        lasts = min(max(each.item.timeout for each in calls), LONGEST_TIMEOUT)
+        self.rpc = rpc(Batch(id=self.id, calls=[each.item for each in calls]), lasts + _SLACK)
+        self.place: asyncio.TimerHandle | None = None
+
+
 class Batcher:
-    """Collects the unary calls that one channel is to make within a turn of the loop."""
+    """Collects the unary calls that one channel is to make within a turn of the loop; longer while `AT_ONCE` batches
+    wait for their first answer, `PATIENCE` seconds each at most: the more there is to do, the more travels together."""
 
     def __init__(self, channel: grpc.aio.Channel, *, threshold: int = THRESHOLD) -> None:
         self._call: Any = channel.unary_stream(
@@ -77,7 +99,11 @@ class Batcher:
         self._threshold = threshold
         self.batched = 0
         """How many calls have travelled with others."""
+        self.batches = 0
+        """In how many messages."""
         self._pending: list[_Waiting] = []
+        self._flushing = False
+        self._unanswered = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def unary(
@@ -100,17 +126,22 @@ class Batcher:
         metadata = {key: _encodable(value) for key, value in claims.claims_of(options).items()}
         item = Item(path=method.path, metadata=metadata, timeout=timeout, body=body)
         waiting = _Waiting(item, options, loop.create_future())
-        if not self._pending:
-            loop.call_soon(self._flush)
+        timer = loop.call_later(timeout, waiting.expire)
         self._pending.append(waiting)
+        if not self._flushing and self._unanswered < AT_ONCE:
+            self._flushing = True
+            loop.call_soon(self._flush)
         try:
             reply = await waiting.answer
+        except asyncio.CancelledError:
+            self._give_up(waiting)
+            raise
         finally:
-            if waiting.timer is not None:
-                waiting.timer.cancel()
+            timer.cancel()
         return None if reply is None else codec.from_binary(method.output, reply.body)
 
     def _flush(self) -> None:
+        self._flushing = False
         pending, self._pending = [each for each in self._pending if not each.answer.done()], []
         if len(pending) < self._threshold:
             for each in pending:
@@ -118,55 +149,62 @@ class Batcher:
             return
         self.batched += len(pending)
         for start in range(0, len(pending), _LARGEST):
-            task = asyncio.create_task(self._run(pending[start : start + _LARGEST]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            sent = _Sent(pending[start : start + _LARGEST], lambda batch, lasts: self._call(batch, timeout=lasts))
+            self.batches += 1
+            self._unanswered += 1
+            sent.place = asyncio.get_running_loop().call_later(PATIENCE, self._vacate, sent)
+            self._keep(self._read(sent))
 
-    async def _run(self, calls: list[_Waiting]) -> None:
-        loop = asyncio.get_running_loop()
-        batch = Batch(id=random.getrandbits(64), calls=[each.item for each in calls])
-        lasts = min(max(each.item.timeout for each in calls), LONGEST_TIMEOUT)
-        rpc = self._call(batch, timeout=lasts + _SLACK)
-        open_calls = dict(enumerate(calls))
+    def _vacate(self, sent: _Sent) -> None:
+        """The place of a batch is for the next one."""
+        if sent.place is None:
+            return
+        sent.place.cancel()
+        sent.place = None
+        self._unanswered -= 1
+        if self._pending and not self._flushing and self._unanswered < AT_ONCE:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
-        def gave_up(index: int) -> Callable[[asyncio.Future[Reply | None]], None]:
-            def told(answer: asyncio.Future[Reply | None]) -> None:
-                if answer.cancelled():
-                    open_calls.pop(index, None)
-                    if open_calls:
-                        self._give_up(batch.id, index)
-                    else:
-                        rpc.cancel()
-
-            return told
-
-        for index, each in open_calls.items():
-            each.timer = loop.call_later(each.item.timeout, each.expire)
-            each.answer.add_done_callback(gave_up(index))
+    async def _read(self, sent: _Sent) -> None:
         lost: grpc.aio.AioRpcError | None = None
         try:
-            while (replies := await rpc.read()) is not _EOF:
+            while (replies := await sent.rpc.read()) is not _EOF:
                 for reply in replies.replies:
-                    _settle(open_calls.pop(reply.index, None), reply)
+                    _settle(sent.open.pop(reply.index, None), reply)
+                self._vacate(sent)
         except grpc.aio.AioRpcError as error:
             lost = error
         finally:
-            for each in open_calls.values():
+            self._vacate(sent)
+            for each in sent.open.values():
                 if not each.answer.done():
                     each.answer.set_exception(BatchLost(lost))
 
-    def _give_up(self, batch: int, index: int) -> None:
+    def _give_up(self, waiting: _Waiting) -> None:
+        """Nobody waits for this call any more."""
+        sent = waiting.batch
+        if sent is None or sent.open.pop(waiting.index, None) is None:
+            return
+        if not sent.open:
+            sent.rpc.cancel()
+            return
+        request = CancelRequest(batch=sent.id, index=waiting.index)
+
         async def cancel() -> None:
             # Where one name stands for several replicas the first to be asked may be another one.
             for attempt in range(_CANCEL_ATTEMPTS):
                 try:
-                    if (await self._cancel(CancelRequest(batch=batch, index=index), timeout=1)).found:
+                    if (await self._cancel(request, timeout=1)).found:
                         return
                 except grpc.aio.AioRpcError:
                     return
                 await asyncio.sleep(0.005 * attempt)
 
-        task = asyncio.create_task(cancel())
+        self._keep(cancel())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
