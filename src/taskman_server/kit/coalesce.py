@@ -1,12 +1,12 @@
-"""One question at a time: callers who want the same thing at once share one answer."""
+"""One question at a time: callers who want the same thing at once share one answer; or things of one kind, one read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-__all__ = ["Coalescer"]
+__all__ = ["Coalescer", "Gatherer"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -29,3 +29,45 @@ class Coalescer(Generic[K, V]):
             task = self._asking[key] = asyncio.create_task(run())
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         return await asyncio.shield(task)
+
+
+class Gatherer(Generic[K, V]):
+    """Reads together what is asked for within one turn of the event loop.
+
+    A read begins after all who wait for it have asked, so that nobody is given what is older than their question.
+    """
+
+    def __init__(self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
+        """`read`: the values of these keys, each once; what there is not is left out."""
+        self._read = read
+        self._asked: dict[K, asyncio.Future[V | None]] = {}
+        self._reading: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: K) -> V | None:
+        """The value, or None where there is none. An exception of the read goes to all who wait for it."""
+        answer = self._asked.get(key)
+        if answer is None:
+            loop = asyncio.get_running_loop()
+            if not self._asked:
+                loop.call_soon(self._begin)
+            answer = self._asked[key] = loop.create_future()
+        return await asyncio.shield(answer)
+
+    def _begin(self) -> None:
+        asked, self._asked = self._asked, {}
+        task = asyncio.create_task(self._answer(asked))
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _answer(self, asked: Mapping[K, asyncio.Future[V | None]]) -> None:
+        try:
+            found = await self._read(list(asked))
+        except BaseException as error:
+            for answer in asked.values():
+                answer.set_exception(error)
+                answer.exception()  # read, or asyncio reports those whose caller has gone
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for key, answer in asked.items():
+                answer.set_result(found.get(key))

@@ -13,7 +13,15 @@ from taskman_server.kit.guard import Scope
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
-from taskman_server.services.tasks.store import Fts5, ProjectCache, ProjectStore, TaskCache, TaskStore, TsVector
+from taskman_server.services.tasks.store import (
+    Fts5,
+    ProjectCache,
+    ProjectStore,
+    TaskCache,
+    TaskReads,
+    TaskStore,
+    TsVector,
+)
 
 __all__ = ["Base", "actor", "still_allowed"]
 
@@ -57,13 +65,16 @@ class Base:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         db = runtime.db
-        cache = projects = None
+        cache = projects = reads = None
+        postgresql, use = db.dialect.name == "postgresql", runtime.telemetry.cache("tasks")
+        if postgresql:
+            reads = TaskReads(db, _CACHED, use)
         if not db.shared:
-            cache = TaskCache(_CACHED, runtime.telemetry.cache("tasks"))
+            cache = TaskCache(_CACHED, use)
             projects = ProjectCache(_CACHED_PROJECTS, runtime.telemetry.cache("projects"))
         # A task is read with its project's members: a change of these makes every one of them another.
         self.projects = ProjectStore(db, projects, cache.clear if cache is not None else None)
-        self.tasks = TaskStore(db, TsVector() if db.dialect.name == "postgresql" else Fts5(), cache)
+        self.tasks = TaskStore(db, TsVector() if postgresql else Fts5(), cache, reads)
 
     async def _project(self, name: str, call: Call, permission: str = "") -> Row:
         """A project for which the call's permission (or the one given) holds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from taskman_server.services.tasks.store.lists import ORDERS, Found, Lists, PolicyUnplannable, Query
 from taskman_server.services.tasks.store.projects import ProjectCache, ProjectStore
+from taskman_server.services.tasks.store.reads import TaskReads
 from taskman_server.services.tasks.store.search import FTS_DDL, Fts5, SearchIndex, phrases
 from taskman_server.services.tasks.store.tables import METADATA
 from taskman_server.services.tasks.store.tasks import TaskCache, TaskStore
@@ -22,6 +23,7 @@ __all__ = [
     "Query",
     "SearchIndex",
     "TaskCache",
+    "TaskReads",
     "TaskStore",
     "TsVector",
     "phrases",

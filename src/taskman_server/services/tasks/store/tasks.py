@@ -16,6 +16,7 @@ from taskman_server.kit.db import Database, Executor, Row, Statement, Transactio
 from taskman_server.kit.ids import is_id
 from taskman_server.services.tasks.rules import PRIORITIES
 from taskman_server.services.tasks.store.projects import members_of
+from taskman_server.services.tasks.store.reads import TaskReads
 from taskman_server.services.tasks.store.search import SearchIndex, fold, words
 from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
 
@@ -135,11 +136,14 @@ def _bag(element: Column[Any], organization: str) -> Collection:
 class TaskStore:
     """Reads and writes tasks, with their rows of labels and assignees and their entry in the search."""
 
-    def __init__(self, db: Database, index: SearchIndex, cache: TaskCache | None = None) -> None:
-        """`cache`: for reads outside of transactions, where nobody else writes to the database."""
+    def __init__(
+        self, db: Database, index: SearchIndex, cache: TaskCache | None = None, reads: TaskReads | None = None
+    ) -> None:
+        """For reads outside of transactions, `cache` where nobody else writes to the database, `reads` elsewhere."""
         self._db = db
         self.index = index
         self._cache = cache
+        self._reads = reads
         db.prepare(_BY_ID, _BY_KEY, _LOCKED, _EXTERNAL, _INSERT, _UPDATE)
         db.prepare(_LABEL_INSERT, _LABEL_DELETE, _ASSIGNEE_INSERT, _ASSIGNEE_DELETE)
 
@@ -148,6 +152,8 @@ class TaskStore:
         statement, column = _BY_ID, "id"
         if not is_id(name, "task"):
             statement, column, name = _BY_KEY, "key", name.upper()
+        if self._reads is not None and source is None:
+            return await self._reads.get(organization, column, name)
         cache = self._cache
         if cache is None or source is not None:
             return await (source or self._db).fetch_one(statement, organization=organization, **{column: name})
