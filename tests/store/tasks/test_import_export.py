@@ -285,5 +285,5 @@ async def test_rights_that_are_taken_away_end_an_export(house: House) -> None:
         seen += 1
         if seen == 10:
             house.peers.policies["tasks.export"] = "false"
-            house.runtime.guard._plans.clear()
+            house.runtime.guard._plans._known.clear()
     assert seen == 500
