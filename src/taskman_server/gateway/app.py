@@ -23,6 +23,7 @@ from taskman_sdk.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from taskman_server.gateway.admission import Admission, Priority, priority_of
 from taskman_server.gateway.http import (
     JSON,
     NDJSON,
@@ -73,6 +74,7 @@ class _Entry:
     method: Method
     transcode: Callable[..., codec.Message[Any]]
     takes_body: bool
+    priority: Priority
     status: int
     has_etag: bool
 
@@ -112,6 +114,7 @@ class Gateway:
         self._pages = pages
         self._max_body = settings.max_body_bytes
         self.limiter = _limiter(settings, clock, telemetry, redis)
+        self.admission = Admission(telemetry)
         self._trusted = networks(settings.trusted_proxies)
         known = list(contract.methods() if methods is None else methods)
         self._router = Router(known)
@@ -139,11 +142,36 @@ class Gateway:
             await self._refuse(error, path, request, send, outcome)
         finally:
             if request is not None:
-                self._log(request, outcome, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                if outcome.counts:
+                    self.admission.answered(seconds - outcome.sending)
+                self._log(request, outcome, seconds)
 
     async def _answer(self, request: Request, receive: Receive, send: Send, outcome: _Outcome) -> None:
         entry, values = self._route(request)
-        method = outcome.method = entry.method
+        outcome.method = entry.method
+        timeout = _timeout(request.headers.get("x-request-timeout", ""))
+        if entry.priority is Priority.FIRST or entry.method.streaming:
+            with self.admission.aside():
+                await self._work(entry, values, request, timeout, receive, send, outcome)
+            return
+        outcome.counts = True
+        waited = await self.admission.turn(entry.priority, timeout)
+        if timeout is not None:
+            timeout -= waited
+        await self._work(entry, values, request, timeout, receive, send, outcome)
+
+    async def _work(
+        self,
+        entry: _Entry,
+        values: tuple[str, ...],
+        request: Request,
+        timeout: float | None,
+        receive: Receive,
+        send: Send,
+        outcome: _Outcome,
+    ) -> None:
+        method = entry.method
         call = _EdgeCall(
             method,
             ANONYMOUS,
@@ -154,13 +182,16 @@ class Gateway:
         await self._admit(request, call, outcome)
         body = b""
         if request.verb != "GET":
-            body = await read_body(receive, self._max_body, request.headers.get("content-length", ""))
+            asked = time.perf_counter()
+            with self.admission.aside():
+                body = await read_body(receive, self._max_body, request.headers.get("content-length", ""))
+            outcome.sending = time.perf_counter() - asked
         if body and entry.takes_body:
             _check_content_type(request.headers)
         message = entry.transcode(values, request.query, body, request.headers.get("if-match", ""))
         with self._telemetry.edge(method, request.verb, request.headers.get("traceparent", "")) as traceparent:
             outcome.traceparent = traceparent
-            await self._call(entry, message, request, traceparent, call.origin, send, outcome)
+            await self._call(entry, message, request, traceparent, timeout, call.origin, send, outcome)
 
     async def _call(
         self,
@@ -168,6 +199,7 @@ class Gateway:
         message: codec.Message[Any],
         request: Request,
         traceparent: str,
+        timeout: float | None,
         origin: Origin,
         send: Send,
         outcome: _Outcome,
@@ -177,7 +209,7 @@ class Gateway:
         if traceparent:
             metadata["traceparent"] = traceparent
         metadata["x-request-id"] = request.request_id
-        options = CallOptions(metadata, _timeout(request.headers.get("x-request-timeout", "")), None, origin)
+        options = CallOptions(metadata, timeout, None, origin)
         if method.streaming:
             await self._stream(method, message, options, send, outcome)
             return
@@ -289,6 +321,8 @@ class _Outcome:
     reason: str = ""
     traceparent: str = ""
     verdict: Verdict | None = None
+    counts: bool = False
+    sending: float = 0.0
 
 
 def _entry(method: Method) -> _Entry:
@@ -297,6 +331,7 @@ def _entry(method: Method) -> _Entry:
         method,
         transcoder.request,
         transcoder.takes_body,
+        priority_of(method),
         201 if method.name.startswith("Create") else 200,
         any(field.name == "etag" for field in method.output.desc().fields),
     )

@@ -1,19 +1,24 @@
 """HTTP at the socket: a request's head has a size and a time, before anything is made of it (GATE-4, GATE-9).
 
 uvicorn's parser keeps a header that is still coming in memory, however long it gets, and waits for the rest of a head
-for as long as the client likes. Both are bounded here. What it writes piece by piece goes out as one (`_Cork`).
+for as long as the client likes. Both are bounded here. What it writes piece by piece goes out as one (`_Cork`). Whoever
+the application's `admission` does not let in is told so before anything is made of the request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from taskman_sdk import wire
-from taskman_sdk.errors import InvalidArgumentError
+from taskman_sdk.errors import InvalidArgumentError, TaskManError, UnavailableError
+from taskman_server.kit.ids import request_id_of
+
+if TYPE_CHECKING:
+    from taskman_server.gateway.admission import Admission
 
 __all__ = ["MAX_HEAD", "MAX_HEAD_SECONDS", "BoundedProtocol"]
 
@@ -28,8 +33,17 @@ _TOO_LARGE: Final = InvalidArgumentError(
 )
 
 
+_FULL: Final = UnavailableError(
+    "The server has more to do than it can. Try again in a second.", reason="SERVER_OVERLOADED", retry_after=1
+)
+
+
+def _problem(error: TaskManError) -> bytes:
+    return json.dumps(wire.to_problem(error), separators=(",", ":")).encode()
+
+
 def _refusal() -> bytes:
-    body = json.dumps(wire.to_problem(_TOO_LARGE), separators=(",", ":")).encode()
+    body = _problem(_TOO_LARGE)
     return (
         b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
         b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
@@ -37,6 +51,11 @@ def _refusal() -> bytes:
 
 
 _REFUSAL: Final = _refusal()
+_FULL_BODY: Final = _problem(_FULL)
+_FULL_HEAD: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+    b"retry-after: 1\r\ncache-control: no-store\r\n" % len(_FULL_BODY)
+)
 
 
 class _Cork(asyncio.Transport):
@@ -93,10 +112,12 @@ class BoundedProtocol(HttpToolsProtocol):
     _reading_head = True
     _head_size = 0
     _late: asyncio.TimerHandle | None = None
+    _admission: Admission | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(_Cork(transport, self.loop))
+        self._admission = getattr(self.app, "admission", None)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,6 +146,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > MAX_HEAD:
             self._refuse()
             return
+        # While an earlier request of the connection is answered, this one's turn to be told has not come.
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._admission is not None and self._admission.full(self.url, len(self.tasks)):
+            self._turn_away()
+            return
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -150,6 +176,31 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         if not self.transport.is_closing():
+            self.transport.close()
+
+    def _turn_away(self) -> None:
+        self.cycle = None  # type: ignore[assignment]  # whatever is left of the body belongs to nobody
+        given, body_size = b"", b"0"
+        for name, value in self.headers:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"content-length":
+                body_size = value
+            elif name == b"transfer-encoding":
+                body_size = b"unknown"
+        stays = self.parser.should_keep_alive() and body_size.isdigit() and int(body_size) <= MAX_HEAD
+        self.transport.write(
+            b"%sx-request-id: %s\r\n%s\r\n%s"
+            % (
+                _FULL_HEAD,
+                request_id_of(given.decode("latin-1")).encode(),
+                b"" if stays else b"connection: close\r\n",
+                b"" if self.parser.get_method() == b"HEAD" else _FULL_BODY,
+            )
+        )
+        if stays:
+            self.on_response_complete()
+        else:
             self.transport.close()
 
     def _refuse(self) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import secrets
+import sys
+import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +28,8 @@ _PROFILES: Final[dict[Profile, argon2.PasswordHasher]] = {
     "standard": argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1),
     "fast": argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
 }
+
+_NICE: Final = 10
 
 
 def new_secret(prefix: str) -> str:
@@ -59,7 +65,7 @@ class PasswordHasher:
         waiting: how many more may wait for their turn.
         """
         self._argon2 = _PROFILES[profile]
-        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="password")
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="password", initializer=_give_way)
         self._limit = at_once + waiting
         self._taken = 0
         # Verified where there is no hash, so that it takes as long as where there is one.
@@ -104,6 +110,13 @@ class PasswordHasher:
 
     def _release(self, _: object) -> None:
         self._taken -= 1
+
+
+def _give_way() -> None:
+    """Those who sign in may use what of the processors the event loop leaves, not the other way round."""
+    if sys.platform == "linux":  # elsewhere a priority is the whole process's
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _normal(password: str) -> bytes:

@@ -167,6 +167,14 @@ class Telemetry:
         """Notes a request beyond the rate limit: `enforced`, or `shadow` when it was let through all the same."""
         self._metrics.refused.labels(self.service, mode).inc()
 
+    def admission(self, limit: Callable[[], float]) -> None:
+        """How many requests may be in the system, looked at when the metrics are read."""
+        self._metrics.admission.labels(self.service).set_function(limit)
+
+    def turned_away(self, priority: str) -> None:
+        """Notes a request that was refused because there was too much to do."""
+        self._metrics.turned_away.labels(self.service, priority).inc()
+
     @property
     def traced(self) -> bool:
         """Whether spans are made."""
@@ -356,6 +364,12 @@ class _Metrics:
         )
         self.refused = Counter(
             "taskman_rate_limit_refused", "Requests beyond the rate limit.", ["service", "mode"], registry=registry
+        )
+        self.admission = Gauge(
+            "taskman_admission_limit", "Requests that may be in the system.", ["service"], registry=registry
+        )
+        self.turned_away = Counter(
+            "taskman_admission_refused", "Requests beyond what can be done.", ["service", "priority"], registry=registry
         )
         self.pool = Gauge(
             "taskman_database_pool_connections", "Connections of the pool.", ["service", "state"], registry=registry

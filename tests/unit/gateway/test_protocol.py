@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvicorn
 
 from taskman_server.gateway import protocol
+from taskman_server.gateway.admission import Admission
 from taskman_server.gateway.http import Receive, Scope, Send, respond
 from tests.contract.waiting import eventually
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    await respond(send, 200, b"{}", b"application/json")
+class _Application:
+    def __init__(self) -> None:
+        self.admission = Admission()
+        self.admission.limit = 2
+        self.admission._half = 1
+        self.begun = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun += 1
+        await self.may_end.wait()
+        await respond(send, 200, b"{}", b"application/json")
 
 
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+def application() -> _Application:
+    """Lets two requests in at once."""
+    return _Application()
+
+
+@pytest.fixture
+async def port(application: _Application, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """A server with the gateway's protocol and little patience."""
     monkeypatch.setattr(protocol, "MAX_HEAD_SECONDS", 0.3)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(_answer, **protocol.options()))
+    server = uvicorn.Server(uvicorn.Config(application, **protocol.options()))
 
     async def started() -> bool:
         return server.started
@@ -84,3 +103,90 @@ async def test_a_second_head_on_a_connection_has_its_own_time(port: int) -> None
     """GATE-9: half a second request after a whole one ends too."""
     answer = await _send(port, HEAD + b"\r\n", HEAD)
     assert answer.count(b"200 OK") == 1
+
+
+@asynccontextmanager
+async def _full(application: _Application, port: int) -> AsyncIterator[None]:
+    """Two requests are under way, and no more are let in."""
+    application.may_end.clear()
+    under_way = [asyncio.create_task(_send(port, HEAD + b"connection: close\r\n\r\n")) for _ in range(2)]
+
+    async def begun() -> bool:
+        return application.begun == 2
+
+    await eventually(begun, "two requests under way")
+    yield
+    application.may_end.set()
+    for answer in await asyncio.gather(*under_way):
+        assert b"200 OK" in answer
+
+
+async def test_who_is_not_let_in_is_told_when_to_come_again(application: _Application, port: int) -> None:
+    """GATE-9: at once, with a problem document, under the request's own id; nothing is made of the request."""
+    async with _full(application, port):
+        answer = await _send(port, HEAD + b"x-request-id: mine\r\nconnection: close\r\n\r\n")
+        assert application.begun == 2
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    lines = head.lower().split(b"\r\n")
+    assert {b"retry-after: 1", b"x-request-id: mine", b"content-type: application/problem+json"} <= set(lines)
+    problem = json.loads(body)
+    assert (problem["status"], problem["reason"]) == (503, "SERVER_OVERLOADED")
+
+
+async def test_a_refused_connection_may_ask_again(application: _Application, port: int) -> None:
+    """GATE-9: it stays, with what is left of a body passed over, and is answered once there is room."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with _full(application, port):
+        for request in (
+            HEAD + b"\r\n",
+            b"POST /v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody",
+        ):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(size)
+        writer.write(HEAD.replace(b"GET", b"HEAD") + b"\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+    writer.write(HEAD + b"connection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 "), "no body came for HEAD"
+    writer.close()
+
+
+async def test_a_refused_upload_ends_the_connection(application: _Application, port: int) -> None:
+    """GATE-9: nobody waits for megabytes that are not wanted."""
+    async with _full(application, port):
+        answer = await _send(port, b"POST /v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"connection: close" in answer
+
+
+async def test_signing_in_and_health_are_let_in(application: _Application, port: int) -> None:
+    """GATE-9: priorities."""
+    async with _full(application, port):
+        waiting = [
+            asyncio.create_task(_send(port, HEAD.replace(b"/v1/tasks", path) + b"connection: close\r\n\r\n"))
+            for path in (b"/v1/auth/login", b"/healthz")
+        ]
+
+        async def begun() -> bool:
+            return application.begun == 4
+
+        await eventually(begun, "both let in")
+    for answer in await asyncio.gather(*waiting):
+        assert b"200 OK" in answer
+
+
+async def test_answers_keep_their_order(application: _Application, port: int) -> None:
+    """GATE-9: a request behind another one on its connection is not told before that one is answered."""
+    application.may_end.clear()
+    under_way = [asyncio.create_task(_send(port, HEAD + b"\r\n" + HEAD + b"connection: close\r\n\r\n")) for _ in "ab"]
+
+    async def begun() -> bool:
+        return application.begun == 2
+
+    await eventually(begun, "two requests under way")
+    application.may_end.set()
+    for answer in await asyncio.gather(*under_way):
+        assert answer.count(b"200 OK") == 2

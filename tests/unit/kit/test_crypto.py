@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 
 import argon2
 import pytest
@@ -69,3 +72,13 @@ def test_secrets_are_long_random_and_kept_as_hashes() -> None:
     assert len(first) == len("tmr_") + 43
     assert digest(first) != digest(second)
     assert first not in digest(first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no priority of its own elsewhere")
+async def test_passwords_are_checked_behind_everything_else() -> None:
+    """GATE-9: a flood of sign-ins takes what the event loop leaves of the processors."""
+    hasher = PasswordHasher("fast")
+    await hasher.hash("x")
+    usual = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    theirs = {os.getpriority(os.PRIO_PROCESS, each.native_id or 0) for each in hasher._pool._threads}
+    assert min(theirs) > usual
