@@ -28,7 +28,7 @@ __all__ = ["FEWEST", "MOST", "TARGET", "Admission", "Priority", "priority_of"]
 
 TARGET: Final = 0.1
 """Seconds that a request may take on average, waiting included."""
-FEWEST: Final = 64
+FEWEST: Final = 128
 MOST: Final = 2048
 START: Final = 256
 TURN: Final = 0.005

@@ -51,7 +51,7 @@ def test_the_limit_is_what_is_answered_in_the_time_that_a_request_may_take() -> 
     assert door.limit == pytest.approx(1500 * TARGET, abs=2)
     assert not door.full(TASKS, door.limit - 1)
     assert door.full(TASKS, door.limit)
-    door.window(50 * TARGET, rate=200)
+    door.window(50 * TARGET, rate=400)
     assert door.limit == FEWEST
     assert not door.full(TASKS, FEWEST - 1)
 
