@@ -46,6 +46,9 @@ class PlanResourcesResponse(Model):
         roles: The roles of the principal, for `principal.roles`.
         version: Grows with every change of roles, policies or assignments.
         expire_time: When the first of the roles ends by itself, and the plan with it. Missing when none does.
+        generation: Counts the changes of the organization's roles, policies and assignments that were known
+            before this was read: as long as answers have the same one, nothing has changed. 0 when nothing is
+            said of that.
     """
 
     kind: PlanKind = Field(default="PLAN_KIND_UNSPECIFIED", description="How far the permission reaches.")
@@ -57,4 +60,10 @@ class PlanResourcesResponse(Model):
     expire_time: datetime | None = Field(
         default=None,
         description="When the first of the roles ends by itself, and the plan with it. Missing when none does.",
+    )
+    generation: int = Field(
+        default=0,
+        description="Counts the changes of the organization's roles, policies and assignments that were known "
+        "before this was read: as long as answers have the same one, nothing has changed. 0 when "
+        "nothing is said of that.",
     )

@@ -92,7 +92,7 @@ class Authenticator:
         known = self._known.get(key, self._good)
         if known is None:
             request_id = caller.request_id
-            known = await self._known.ask(key, lambda: self._ask(token, request_id))
+            known = await self._known.ask(key, lambda: self._ask(token, request_id), self._good)
         return known[0]
 
     def _good(self, known: tuple[Principal, float], asked: float) -> bool:

@@ -77,6 +77,11 @@ async def in_redis(of: Replica) -> bool:
     return await of.runtime.redis.get(f"rulebook:1:{ORGANIZATION}:{state.generation}") is not None
 
 
+def rights(plan: PlanResourcesResponse) -> PlanResourcesResponse:
+    """A plan without the generation: a process that begins looks for what is new, which counts as a change."""
+    return PlanResourcesResponse(kind=plan.kind, condition=plan.condition, roles=plan.roles, version=plan.version)
+
+
 async def test_a_second_replica_need_not_read_the_rulebook(house: House, connect: Connect) -> None:
     """AUTHZ-4: in process first, Redis second."""
     ann = await house.user()
@@ -119,10 +124,10 @@ async def test_without_redis_and_with_nonsense_in_it_the_copy_decides(
     assert redis is not None
     for key in await redis._ask("KEYS", "taskman:authorization:rulebook:*"):
         await redis.set(key.decode().removeprefix("taskman:authorization:"), '{"roles": []}', 60)
-    assert await (await replica(house, connect)).plan(ann, "tasks.read") == right
+    assert rights(await (await replica(house, connect)).plan(ann, "tasks.read")) == rights(right)
     late = await replica(house, connect)
     network.cut()
-    assert await late.plan(ann, "tasks.read") == right
+    assert rights(await late.plan(ann, "tasks.read")) == rights(right)
 
 
 @given(

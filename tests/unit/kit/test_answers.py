@@ -40,7 +40,11 @@ def cache(service: Service, *, follow: bool = False) -> AnswerCache[str, int]:
 
 async def get(answers: AnswerCache[str, int], service: Service, *, good: bool = True) -> int:
     """As a caller does it."""
-    return answers.get("key", lambda value, asked: good) or await answers.ask("key", service)
+
+    def wanted(value: int, asked: float) -> bool:
+        return good
+
+    return answers.get("key", wanted) or await answers.ask("key", service, wanted)
 
 
 async def test_an_answer_counts_for_its_time_and_no_longer() -> None:

@@ -39,7 +39,8 @@ PLANS: Final = 20_000
 class Standing:
     """What a principal is, when it is decided: its roles, and the rules of its organization.
 
-    `key` names the state of the copy that this was read from. `ends`: when the first of the roles ends by itself.
+    `key` names the state of the copy that the rules were read from. `ends`: when the first of the roles ends by itself.
+    `since`: the generation of the copy before any of this was read.
     """
 
     roles: tuple[str, ...]
@@ -47,6 +48,7 @@ class Standing:
     version: int
     key: tuple[str, int]
     ends: datetime | None
+    since: int
 
 
 def row_of(message: Role | Policy | Assignment) -> tuple[sa.Table, dict[str, Any]]:
@@ -97,9 +99,10 @@ class Copy:
                 self._log_failure(organization, error)
             state = await self._store.state(organization) or state
             roles, ends = await self._roles(organization, principal)
+        since = state.generation
         state, book = await self._book(organization, state)
         known = tuple(name for name in roles if name in book.roles)
-        return Standing(known, book, state.latest, (organization, state.generation), ends)
+        return Standing(known, book, state.latest, (organization, state.generation), ends, since)
 
     def plan(self, standing: Standing, permission: str) -> Plan:
         """What the rights come to; worked out once for everybody with the same roles."""

@@ -118,6 +118,7 @@ def _answer(plan: Plan, standing: Standing) -> PlanResourcesResponse:
         roles=list(standing.roles),
         version=standing.version,
         expire_time=codec.Timestamp.from_datetime(standing.ends) if standing.ends is not None else None,
+        generation=standing.since,
     )
 
 

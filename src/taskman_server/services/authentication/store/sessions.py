@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from taskman_server.kit.coalesce import Gatherer
 from taskman_server.kit.db import Database, Row, Statement, Transaction
 from taskman_server.services.authentication.store.tables import CREDENTIALS, REFRESH_TOKENS, SESSIONS
 
@@ -15,11 +17,12 @@ __all__ = ["SessionStore"]
 _S, _T, _C = SESSIONS.c, REFRESH_TOKENS.c, CREDENTIALS.c
 _INSERT = Statement(insert(SESSIONS))
 # One read by key for each request with a token: whose session, and whether it and its user are alive.
-_STATE = Statement(
-    select(_S.user_id, _S.organization, _S.end_time, _C.state)
-    .join_from(SESSIONS, CREDENTIALS, _C.user_id == _S.user_id)
-    .where(_S.id == bindparam("id"))
+_STATES = select(_S.id, _S.user_id, _S.organization, _S.end_time, _C.state).join_from(
+    SESSIONS, CREDENTIALS, _C.user_id == _S.user_id
 )
+_STATE = Statement(_STATES.where(_S.id == bindparam("id")))
+# Where a read is a round trip, those of one turn of the event loop are one.
+_STATE_OF_MANY = Statement(_STATES.where(_S.id.in_(bindparam("ids", expanding=True))))
 _TOKEN = Statement(
     select(
         _T.session, _T.generation.label("token_generation"), _T.expire_time, _S.generation, _S.rotate_time,
@@ -105,7 +108,16 @@ class SessionStore:
 
     async def session_state(self, session: str) -> Row | None:
         """`user_id`, `organization`, `end_time` of a session, and the `state` of its user."""
+        if self.db.dialect.name == "postgresql":
+            return await self._session_states.get(session)
         return await self.db.fetch_one(_STATE, id=session)
+
+    @cached_property
+    def _session_states(self) -> Gatherer[str, Row]:
+        async def read(sessions: Sequence[str]) -> Mapping[str, Row]:
+            return {row.id: row for row in await self.db.fetch_all(_STATE_OF_MANY, ids=sessions)}
+
+        return Gatherer(read)
 
     async def refresh_token(self, tx: Transaction, token_hash: str) -> Row | None:
         """A refresh token with its session, which is locked until the end of the transaction."""

@@ -153,7 +153,7 @@ class PlanResourcesRequest(Message[_PlanResourcesRequestFields]):
         principal: str
         permission: str
 
-_PlanResourcesResponseFields: TypeAlias = Literal["kind", "condition", "roles", "version", "expire_time"]
+_PlanResourcesResponseFields: TypeAlias = Literal["kind", "condition", "roles", "version", "expire_time", "generation"]
 
 class PlanResourcesResponse(Message[_PlanResourcesResponseFields]):
     """
@@ -194,9 +194,16 @@ class PlanResourcesResponse(Message[_PlanResourcesResponseFields]):
             ```proto
             optional google.protobuf.Timestamp expire_time = 5;
             ```
+        generation:
+            Counts the changes of the organization's roles, policies and assignments that were known before this was read: as
+            long as answers have the same one, nothing has changed. 0 when nothing is said of that.
+
+            ```proto
+            int64 generation = 6;
+            ```
     """
 
-    __slots__ = ("kind", "condition", "roles", "version", "expire_time")
+    __slots__ = ("kind", "condition", "roles", "version", "expire_time", "generation")
 
     if TYPE_CHECKING:
 
@@ -208,6 +215,7 @@ class PlanResourcesResponse(Message[_PlanResourcesResponseFields]):
             roles: list[str] | None = None,
             version: int = 0,
             expire_time: Timestamp | None = None,
+            generation: int = 0,
         ) -> None:
             pass
 
@@ -216,6 +224,7 @@ class PlanResourcesResponse(Message[_PlanResourcesResponseFields]):
         roles: list[str]
         version: int
         expire_time: Timestamp | None
+        generation: int
 
 _ReportDenialRequestFields: TypeAlias = Literal["permission", "resource_type", "resource", "method"]
 
@@ -391,7 +400,7 @@ class PlanKind(Enum):
 
 
 _DESC = file_desc(
-    b'\n,taskman/authorization/v1/authorization.proto\x12\x18taskman.authorization.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x95\x01\n\x0cCheckRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x18d\x12)\n\npermission\x18\x02 \x01(\tR\npermissionB\t\xbaH\x06r\x04\x10\x01\x18d\x123\n\x08resource\x18\x03 \x01(\x0b2\x17.google.protobuf.StructR\x08resource"K\n\rCheckResponse\x12\x18\n\x07allowed\x18\x01 \x01(\x08R\x07allowed\x12 \n\x0bexplanation\x18\x02 \x01(\tR\x0bexplanation"h\n\x14PlanResourcesRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x18d\x12)\n\npermission\x18\x02 \x01(\tR\npermissionB\t\xbaH\x06r\x04\x10\x01\x18d"\xda\x01\n\x15PlanResourcesResponse\x126\n\x04kind\x18\x01 \x01(\x0e2".taskman.authorization.v1.PlanKindR\x04kind\x12\x1c\n\tcondition\x18\x02 \x01(\tR\tcondition\x12\x14\n\x05roles\x18\x03 \x03(\tR\x05roles\x12\x18\n\x07version\x18\x04 \x01(\x03R\x07version\x12;\n\x0bexpire_time\x18\x05 \x01(\x0b2\x1a.google.protobuf.TimestampR\nexpireTime"\x97\x01\n\x13ReportDenialRequest\x12\'\n\npermission\x18\x01 \x01(\tR\npermissionB\x07\xbaH\x04r\x02\x10\x01\x12#\n\rresource_type\x18\x02 \x01(\tR\x0cresourceType\x12\x1a\n\x08resource\x18\x03 \x01(\tR\x08resource\x12\x16\n\x06method\x18\x04 \x01(\tR\x06method"\x16\n\x14ReportDenialResponse"\xa2\x01\n\x13AuthorizationDenied\x12\x1e\n\npermission\x18\x01 \x01(\tR\npermission\x12#\n\rresource_type\x18\x02 \x01(\tR\x0cresourceType\x12\x1a\n\x08resource\x18\x03 \x01(\tR\x08resource\x12\x16\n\x06method\x18\x04 \x01(\tR\x06method:\x12\xaa\xbb\x18\x0e\n\x0cauthz.denied*{\n\x08PlanKind\x12\x19\n\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17PLAN_KIND_ALWAYS_DENIED\x10\x01\x12\x1c\n\x18PLAN_KIND_ALWAYS_ALLOWED\x10\x02\x12\x19\n\x15PLAN_KIND_CONDITIONAL\x10\x032\xdb\x04\n\x14AuthorizationService\x12|\n\x05Check\x12&.taskman.authorization.v1.CheckRequest\x1a\'.taskman.authorization.v1.CheckResponse""\x82\xd3\xe4\x93\x02\x14"\x0f/v1/authz:check:\x01*\xa2\xbb\x18\x04\x08\x02(\x01\x12\xed\x01\n\rPlanResources\x12..taskman.authorization.v1.PlanResourcesRequest\x1a/.taskman.authorization.v1.PlanResourcesResponse"{\x82\xd3\xe4\x93\x02\x1c"\x17/v1/authz:planResources:\x01*\xa2\xbb\x18U\x08\x02(\x012\x0eauthentication2\rauthorization2\x05users2\x03iam2\x05tasks2\x05audit2\rnotifications2\x07gateway\x12\xd4\x01\n\x0cReportDenial\x12-.taskman.authorization.v1.ReportDenialRequest\x1a..taskman.authorization.v1.ReportDenialResponse"e\xa2\xbb\x18a\x08\x03\x1a\x0cauthz.denied2\x0eauthentication2\rauthorization2\x05users2\x03iam2\x05tasks2\x05audit2\rnotifications2\x07gatewayb\x06proto3',
+    b'\n,taskman/authorization/v1/authorization.proto\x12\x18taskman.authorization.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x95\x01\n\x0cCheckRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x18d\x12)\n\npermission\x18\x02 \x01(\tR\npermissionB\t\xbaH\x06r\x04\x10\x01\x18d\x123\n\x08resource\x18\x03 \x01(\x0b2\x17.google.protobuf.StructR\x08resource"K\n\rCheckResponse\x12\x18\n\x07allowed\x18\x01 \x01(\x08R\x07allowed\x12 \n\x0bexplanation\x18\x02 \x01(\tR\x0bexplanation"h\n\x14PlanResourcesRequest\x12%\n\tprincipal\x18\x01 \x01(\tR\tprincipalB\x07\xbaH\x04r\x02\x18d\x12)\n\npermission\x18\x02 \x01(\tR\npermissionB\t\xbaH\x06r\x04\x10\x01\x18d"\xfa\x01\n\x15PlanResourcesResponse\x126\n\x04kind\x18\x01 \x01(\x0e2".taskman.authorization.v1.PlanKindR\x04kind\x12\x1c\n\tcondition\x18\x02 \x01(\tR\tcondition\x12\x14\n\x05roles\x18\x03 \x03(\tR\x05roles\x12\x18\n\x07version\x18\x04 \x01(\x03R\x07version\x12;\n\x0bexpire_time\x18\x05 \x01(\x0b2\x1a.google.protobuf.TimestampR\nexpireTime\x12\x1e\n\ngeneration\x18\x06 \x01(\x03R\ngeneration"\x97\x01\n\x13ReportDenialRequest\x12\'\n\npermission\x18\x01 \x01(\tR\npermissionB\x07\xbaH\x04r\x02\x10\x01\x12#\n\rresource_type\x18\x02 \x01(\tR\x0cresourceType\x12\x1a\n\x08resource\x18\x03 \x01(\tR\x08resource\x12\x16\n\x06method\x18\x04 \x01(\tR\x06method"\x16\n\x14ReportDenialResponse"\xa2\x01\n\x13AuthorizationDenied\x12\x1e\n\npermission\x18\x01 \x01(\tR\npermission\x12#\n\rresource_type\x18\x02 \x01(\tR\x0cresourceType\x12\x1a\n\x08resource\x18\x03 \x01(\tR\x08resource\x12\x16\n\x06method\x18\x04 \x01(\tR\x06method:\x12\xaa\xbb\x18\x0e\n\x0cauthz.denied*{\n\x08PlanKind\x12\x19\n\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17PLAN_KIND_ALWAYS_DENIED\x10\x01\x12\x1c\n\x18PLAN_KIND_ALWAYS_ALLOWED\x10\x02\x12\x19\n\x15PLAN_KIND_CONDITIONAL\x10\x032\xdb\x04\n\x14AuthorizationService\x12|\n\x05Check\x12&.taskman.authorization.v1.CheckRequest\x1a\'.taskman.authorization.v1.CheckResponse""\x82\xd3\xe4\x93\x02\x14"\x0f/v1/authz:check:\x01*\xa2\xbb\x18\x04\x08\x02(\x01\x12\xed\x01\n\rPlanResources\x12..taskman.authorization.v1.PlanResourcesRequest\x1a/.taskman.authorization.v1.PlanResourcesResponse"{\x82\xd3\xe4\x93\x02\x1c"\x17/v1/authz:planResources:\x01*\xa2\xbb\x18U\x08\x02(\x012\x0eauthentication2\rauthorization2\x05users2\x03iam2\x05tasks2\x05audit2\rnotifications2\x07gateway\x12\xd4\x01\n\x0cReportDenial\x12-.taskman.authorization.v1.ReportDenialRequest\x1a..taskman.authorization.v1.ReportDenialResponse"e\xa2\xbb\x18a\x08\x03\x1a\x0cauthz.denied2\x0eauthentication2\rauthorization2\x05users2\x03iam2\x05tasks2\x05audit2\rnotifications2\x07gatewayb\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
