@@ -147,6 +147,9 @@ class Settings(BaseModel):
         le=65529,
         description="Cluster: first of the seven ports for `/healthz`, `/readyz` and `/metrics`; -1 opens none.",
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="Embedded: processes that answer requests, as many as there are processors at most."
+    )
     drain_seconds: float = Field(
         20, ge=0, le=600, description="Time that requests under way get to end when a process is stopped."
     )

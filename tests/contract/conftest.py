@@ -1,9 +1,10 @@
 """The servers that the contract is held against, and the people in them.
 
-Each xdist worker has one `taskman-server up` process (for REST and gRPC), one embedded application (in process) and one
-`taskman-server up --cluster` (eight processes with TLS between them on a real PostgreSQL, RabbitMQ and Redis; REST and
-gRPC), with a real SMTP server and a real webhook receiver. All cases share them and one event loop: a case makes the
-people and projects that it changes, and looks at nothing else.
+Each xdist worker has one `taskman-server up` process (for REST and gRPC), one embedded application (in process), one
+`taskman-server up --workers 2` (for REST, each request by a connection of its own, so that who reads what was written
+may come to another process) and one `taskman-server up --cluster` (eight processes with TLS between them on a real
+PostgreSQL, RabbitMQ and Redis; REST and gRPC), with a real SMTP server and a real webhook receiver. All cases share
+them and one event loop: a case makes the people and projects that it changes, and looks at nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -73,6 +75,24 @@ async def server(tmp_path_factory: pytest.TempPathFactory, mail: MailServer) -> 
         **SETTINGS,
         smtp_url=mail.url,
         sqlite_synchronous="normal",
+    )
+    try:
+        await process.ready()
+        yield process
+    finally:
+        assert process.stop() == 0
+    assert process.faults() == []
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def crew(tmp_path_factory: pytest.TempPathFactory, mail: MailServer) -> AsyncIterator[ServerProcess]:
+    """`taskman-server up --workers 2`, set up like `server`."""
+    process = ServerProcess(
+        tmp_path_factory.mktemp("crew"),
+        **SETTINGS,
+        smtp_url=mail.url,
+        sqlite_synchronous="normal",
+        workers="2",
     )
     try:
         await process.ready()
@@ -144,6 +164,15 @@ async def rest(server: ServerProcess, mail: MailServer, hooks: HookServer) -> As
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def workers(crew: ServerProcess, mail: MailServer, hooks: HookServer) -> AsyncIterator[Site]:
+    """The server of two processes over REST, by a new connection for each request."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    wire = RestWire(crew.url, httpx.AsyncHTTPTransport(limits=limits, trust_env=False))
+    yield Site(wire, mail, hooks, crew.url)
+    await wire.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def grpc(server: ServerProcess, mail: MailServer, hooks: HookServer) -> AsyncIterator[Site]:
     """The same server over gRPC."""
     wire = GrpcWire(server.grpc)
@@ -177,17 +206,17 @@ async def cluster_grpc(
     await wire.close()
 
 
-@pytest.fixture(params=["rest", "grpc", "local", "cluster_rest", "cluster_grpc"])
+@pytest.fixture(params=["rest", "grpc", "local", "workers", "cluster_rest", "cluster_grpc"])
 def site(request: pytest.FixtureRequest) -> Site:
-    """A server, called in each of the three ways; and the cluster, in both that it has."""
+    """A server, called in each of the three ways; one of two processes; and the cluster, in both ways that it has."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Site)
     return found
 
 
-@pytest.fixture(params=["rest", "grpc", "cluster_rest", "cluster_grpc"])
+@pytest.fixture(params=["rest", "grpc", "workers", "cluster_rest", "cluster_grpc"])
 def remote(request: pytest.FixtureRequest) -> Site:
-    """The server and the cluster, called over the network in both ways."""
+    """The server, the one of two processes, and the cluster, called over the network."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Site)
     return found

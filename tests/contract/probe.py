@@ -263,7 +263,6 @@ async def running_probe(service: contract.Service, folder: Path, **settings: Any
         name="probe",
         settings=tree,
         db=database,
-        broker=broker,
         outbox=Outbox(Relay(database, broker).wake),
         channels=channels,
         authenticator=Authenticator(channels, "probe", clock),

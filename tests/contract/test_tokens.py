@@ -66,7 +66,7 @@ async def _stored_key(request: pytest.FixtureRequest, shape: str) -> Any:
             return await connection.fetchval(_KEY)
         finally:
             await connection.close()
-    server: ServerProcess = request.getfixturevalue("server")
+    server: ServerProcess = request.getfixturevalue("crew" if shape == "workers" else "server")
     with closing(sqlite3.connect(f"file:{server.folder}/data/authentication.db?mode=ro", uri=True)) as database:
         return database.execute(_KEY).fetchone()[0]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from taskman_server.app import children
 from taskman_server.app.process import state_of
 from taskman_server.cli import supervisor
 from taskman_server.cli.supervisor import Supervisor
@@ -84,19 +85,19 @@ async def test_a_process_that_is_just_being_started_is_ended_too(tmp_path: Path,
     """OPS-7: SIGTERM in the moment of a start leaves nothing behind, and the supervisor ends."""
     crew = Crew(tmp_path)
     start = asyncio.create_subprocess_exec
-    children = []
+    started = []
 
     async def slow(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
         child = await start(*arguments, **options)
-        children.append(child)
+        started.append(child)
         crew.stop.set()
         await asyncio.sleep(0.2)
         return child
 
     command.setattr(asyncio, "create_subprocess_exec", slow)
     await crew.ended()
-    assert len(children) == 2
-    assert all(child.returncode is not None for child in children)
+    assert len(started) == 2
+    assert all(child.returncode is not None for child in started)
 
 
 async def test_wrong_settings_end_all_at_the_first_start_and_none_later(
@@ -108,7 +109,7 @@ async def test_wrong_settings_end_all_at_the_first_start_and_none_later(
     first = Crew(tmp_path / "first", os.EX_CONFIG)
     await first.ended()
     assert first.supervisor.failed == "tasks"
-    command.setattr(supervisor, "_SETTLED_SECONDS", 0.0)
+    command.setattr(children, "_SETTLED_SECONDS", 0.0)
     later = Crew(tmp_path / "later", 1, os.EX_CONFIG)
     running = asyncio.create_task(later.ended())
     await later.until(runs=3)

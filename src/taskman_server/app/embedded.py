@@ -7,31 +7,26 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from taskman_sdk import contract
 from taskman_server import data_folder
-from taskman_server.app.units import SERVICES, Shared, Unit
+from taskman_server.app.inside import open_inside
+from taskman_server.app.units import SERVICES, Unit
+from taskman_server.app.workers import Workers
 from taskman_server.gateway.app import Gateway
-from taskman_server.gateway.pages import pages
 from taskman_server.kit.broker import Broker, BrokerError
 from taskman_server.kit.broker.embedded import EmbeddedBroker
 from taskman_server.kit.clock import Clock, SystemClock
 from taskman_server.kit.db import DatabaseError
 from taskman_server.kit.db.migrate import upgrade
-from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.forwarded import networks
-from taskman_server.kit.guard import Guard
-from taskman_server.kit.identity import Authenticator
 from taskman_server.kit.operations import Health
-from taskman_server.kit.paging import Pager
-from taskman_server.kit.rpc import CallOptions, Channels, LocalChannel, Runtime
+from taskman_server.kit.rpc import CallOptions, Channels, Runtime
 from taskman_server.kit.rpc.server import GrpcServer
-from taskman_server.kit.telemetry import Telemetry
 from taskman_server.services.authentication.first_start import ensure_administrator, issue_setup_token
 from taskman_server.settings import NO_FILE, Settings, SettingsError, load
 
@@ -40,6 +35,8 @@ if TYPE_CHECKING:
     from taskman_sdk.transports.local import LocalTransport
 
 __all__ = ["Application", "embedded", "open_application"]
+
+_PATIENCE: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -51,6 +48,7 @@ class Application:
         gateway: the ASGI application of the REST API.
         channels: to the seven services, in process.
         setup_token: makes the first administrator; None when there is one.
+        workers: the other processes of the server; none runs before `Workers.begin`.
         grpc_ports: the port of each area's gRPC server, once `serve_grpc` was called.
     """
 
@@ -60,6 +58,7 @@ class Application:
     broker: Broker
     registry: CollectorRegistry
     setup_token: str | None
+    workers: Workers
     _services: list[Unit]
     grpc_ports: dict[str, int] = field(default_factory=dict)
     _grpc: list[GrpcServer] = field(default_factory=list)
@@ -158,45 +157,18 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
     clock = clock or SystemClock()
     folder = data_folder.open_folder(settings.data)
     async with AsyncExitStack() as stack:
-        stack.enter_context(data_folder.lock(folder))
+        lock = stack.enter_context(await _lock(folder))
         data_folder.check_whole(folder, [f"{definition.name}.db" for definition in SERVICES])
         for definition in SERVICES:
             await asyncio.to_thread(upgrade, folder / f"{definition.name}.db", definition.migrations)
-        registry = CollectorRegistry()
         broker = await EmbeddedBroker.open(folder / data_folder.BROKER, clock=clock)
         stack.push_async_callback(broker.close)
-        channels = Channels({})
-        tracer = None
-        if settings.otlp_endpoint:
-            from taskman_server.kit.tracing import open_tracer  # the exporter costs 0.2 s, which few need
-
-            tracer = stack.enter_context(open_tracer(settings.otlp_endpoint))
-        telemetry = Telemetry("gateway", registry, tracer)
-        shared = Shared(
-            settings=settings,
-            broker=broker,
-            channels=channels,
-            authenticator=Authenticator(channels, "gateway", clock, telemetry),
-            guard=Guard(channels, "gateway", telemetry),
-            pager=Pager(data_folder.secret(folder, data_folder.PAGING_KEY)),
-            clock=clock,
-        )
-        services = []
-        for definition in SERVICES:
-            measured = Telemetry(definition.name, registry, tracer)
-            db = SqliteDatabase(
-                folder / f"{definition.name}.db",
-                durability=settings.sqlite_synchronous,
-                observe=partial(measured.query, system="sqlite"),
-            )
-            stack.push_async_callback(db.close)
-            service = Unit.build(definition, db, shared, measured)
-            services.append(service)
-            channels.add(definition.area, LocalChannel(service.pipeline))
-            if definition.name == "authentication":
-                shared.authenticator.follow(db.changes)
-            elif definition.name == "authorization":
-                shared.guard.follow(db.changes)
+        inside = await stack.enter_async_context(open_inside(folder, settings, clock))
+        services = [
+            Unit.build(each, inside.databases[each.name], broker, inside.shared, inside.measured[each.name])
+            for each in SERVICES
+        ]
+        inside.connect(services)
         for service in services:
             await service.begin()
         # Queues before relays: an event that no queue is bound for would wait.
@@ -205,21 +177,29 @@ async def open_application(settings: Settings, *, clock: Clock | None = None) ->
             await service.consume()
         for service in services:
             service.work()
-        ready = _Readiness(services, broker)
-        gateway = Gateway(
-            channels,
-            shared.authenticator,
-            shared.guard,
-            settings,
-            clock,
-            telemetry,
-            pages(ready.check, registry, settings.public_url),
-        )
+        workers = Workers(settings, lock.fileno(), inside.registry, {each.definition.name: each for each in services})
+        ready = _Readiness(services, broker, workers)
+        gateway = inside.gateway(ready.check, workers.metrics if settings.workers > 1 else None)
+        workers.connect(ready.check, gateway.limiter)
         data_folder.mark(folder)
         setup_token = await _first_start(services[0].runtime, settings)
-        application = Application(settings, gateway, channels, broker, registry, setup_token, services)
+        application = Application(
+            settings, gateway, inside.shared.channels, broker, inside.registry, setup_token, workers, services
+        )
         stack.push_async_callback(application.stop_grpc, 5)
         yield application
+
+
+async def _lock(folder: Path) -> IO[str]:
+    """The folder's lock. Workers of a server that was killed hold it until they have noticed, some milliseconds."""
+    deadline = asyncio.get_running_loop().time() + _PATIENCE
+    while True:
+        try:
+            return data_folder.lock(folder)
+        except data_folder.DataFolderInUse:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.02)
 
 
 async def _first_start(authentication: Runtime, settings: Settings) -> str | None:
@@ -231,21 +211,23 @@ async def _first_start(authentication: Runtime, settings: Settings) -> str | Non
 
 
 class _Readiness:
-    """Whether requests will be answered: every database and the broker work."""
+    """Whether requests will be answered: every database and the broker work, and all workers have come up."""
 
-    def __init__(self, services: list[Unit], broker: Broker) -> None:
+    def __init__(self, services: list[Unit], broker: Broker, workers: Workers) -> None:
         self._services = services
         self._broker = broker
-        self._known = (float("-inf"), Health())
+        self._workers = workers
+        self._known: tuple[float, dict[str, str]] = (float("-inf"), {})
 
     async def check(self) -> Health:
-        """What each part says of itself; looked up once a second at most, as anybody may ask."""
+        """What each part says of itself; databases are asked once a second at most, as anybody may ask."""
         now = asyncio.get_running_loop().time()
         if now - self._known[0] >= 1:
             self._known = (now, await self._look())
-        return self._known[1]
+        found = self._known[1]
+        return Health({**found, **self._workers.states()}, frozenset(found) | self._workers.needed())
 
-    async def _look(self) -> Health:
+    async def _look(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for service in self._services:
             try:
@@ -258,7 +240,7 @@ class _Readiness:
             found["broker"] = "ok"
         except BrokerError as error:
             found["broker"] = str(error)
-        return Health(found)
+        return found
 
 
 @asynccontextmanager

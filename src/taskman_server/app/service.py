@@ -100,14 +100,13 @@ class _Service:
         process.connect(but=definition.name)
         shared = Shared(
             settings=settings,
-            broker=broker,
             channels=process.channels,
             authenticator=Authenticator(process.channels, definition.name, process.clock, telemetry, process.redis),
             guard=Guard(process.channels, definition.name, telemetry, process.redis),
             pager=Pager(page_key),
             clock=process.clock,
         )
-        unit = self._unit = Unit.build(definition, db, shared, telemetry, process.redis)
+        unit = self._unit = Unit.build(definition, db, broker, shared, telemetry, process.redis)
         process.channels.add(definition.area, LocalChannel(unit.pipeline))
         await process.obtain("start", unit.begin)
         del process.parts["start"]

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,11 +23,20 @@ class PortTaken(Exception):
     """A port cannot be opened; the message says which, why, and what to do."""
 
 
-def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
+def listen(
+    host: str, port: int, flag: str = "--port", share: Literal["no", "open", "join"] = "no", patience: float = 0.0
+) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
+    Args:
+        host: an address of this machine, or its name.
+        port: the port.
+        flag: named as the way to choose another port.
+        share: `open` lets other processes of the same user `join`; connections are spread among them (by Linux).
+        patience: seconds in which the port may become free.
+
     Raises:
-        PortTaken: it cannot be opened. `flag` is named as the way to choose another.
+        PortTaken: it cannot be opened.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -33,15 +44,26 @@ def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
         raise PortTaken(f"--host {host!r} is no address of this machine") from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise PortTaken(f"--host {host!r} is no address of this machine") from None
-        raise PortTaken(
-            f"{host}:{port} cannot be opened ({error.strerror}): stop what uses it, or choose another {flag}"
-        ) from None
+    if share == "join":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            listener.bind(address)
+            break
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            listener.close()
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise PortTaken(f"--host {host!r} is no address of this machine") from None
+            raise PortTaken(
+                f"{host}:{port} cannot be opened ({error.strerror}): stop what uses it, or choose another {flag}"
+            ) from None
+    if share == "open":
+        # Not before it is bound: whoever has the port already, another server for example, is not to be joined.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.listen(1024)
     return listener
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from taskman_server.kit.telemetry import Telemetry
     from taskman_server.settings import Settings
 
-__all__ = ["SERVICES", "Shared", "Unit", "keep_running"]
+__all__ = ["SERVICES", "Desk", "Shared", "Unit", "keep_running"]
 
 SERVICES: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, TASKS, AUDIT, NOTIFICATIONS)
 
@@ -40,7 +40,6 @@ class Shared:
     """What the services of one process have in common."""
 
     settings: Settings
-    broker: Broker
     channels: Channels
     authenticator: Authenticator
     guard: Guard
@@ -49,31 +48,25 @@ class Shared:
 
 
 @dataclass(slots=True)
-class Unit:
-    """A service on its database."""
+class Desk:
+    """A service on its database, as far as it answers calls."""
 
     definition: ServiceDefinition
     runtime: Runtime
     parts: ServiceParts
     pipeline: Pipeline
-    relay: Relay
-    consumers: list[Consumer]
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @classmethod
-    def build(
+    def open(
         cls, definition: ServiceDefinition, db: Database, shared: Shared, telemetry: Telemetry,
-        redis: Redis | None = None,
-    ) -> Unit:  # fmt: skip
-        """Puts it together; nothing runs yet."""
-        broker = cast("Broker", TracedBroker(shared.broker, telemetry)) if telemetry.traced else shared.broker
-        relay = Relay(db, broker)
+        redis: Redis | None = None, wake: Callable[[], None] = lambda: None,
+    ) -> Desk:  # fmt: skip
+        """Puts it together; `wake` is called after each commit that holds an event."""
         runtime = Runtime(
             name=definition.name,
             settings=shared.settings,
             db=db,
-            broker=shared.broker,
-            outbox=Outbox(relay.wake),
+            outbox=Outbox(wake),
             channels=shared.channels,
             authenticator=shared.authenticator,
             guard=shared.guard,
@@ -84,17 +77,44 @@ class Unit:
             request_timeout=shared.settings.request_timeout_seconds,
         )
         parts = definition.build(runtime)
-        told = {each.queue: tuple(each.bindings) for each in parts.subscriptions}
-        assert told == {queue: tuple(names) for queue, names in definition.hears.items()}, f"{definition.name}: {told}"
-        heard = [traced(each, telemetry) if telemetry.traced else each for each in parts.subscriptions]
-        consumers = [Consumer(db, shared.broker, each, clock=shared.clock) for each in heard]
-        pipeline = Pipeline(definition.contract, parts.handlers, runtime)
-        return cls(definition, runtime, parts, pipeline, relay, consumers)
+        return cls(definition, runtime, parts, Pipeline(definition.contract, parts.handlers, runtime))
 
     async def begin(self) -> None:
         """What the service does once before its first call."""
         if self.parts.start is not None:
             await self.parts.start()
+
+
+@dataclass(slots=True)
+class Unit(Desk):
+    """A service with all that it does."""
+
+    relay: Relay
+    consumers: list[Consumer]
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @classmethod
+    def build(
+        cls, definition: ServiceDefinition, db: Database, broker: Broker, shared: Shared, telemetry: Telemetry,
+        redis: Redis | None = None,
+    ) -> Unit:  # fmt: skip
+        """Puts it together; nothing runs yet."""
+        relay = Relay(db, cast("Broker", TracedBroker(broker, telemetry)) if telemetry.traced else broker)
+        desk = Desk.open(definition, db, shared, telemetry, redis, relay.wake)
+        heard = desk.parts.subscriptions
+        told = {each.queue: tuple(each.bindings) for each in heard}
+        assert told == {queue: tuple(names) for queue, names in definition.hears.items()}, f"{definition.name}: {told}"
+        consumers = [
+            Consumer(db, broker, traced(each, telemetry) if telemetry.traced else each, clock=shared.clock)
+            for each in heard
+        ]
+        return cls(definition, desk.runtime, desk.parts, desk.pipeline, relay, consumers)
+
+    def wake(self) -> None:
+        """Another process has written to its database: there may be events to publish, and work for its workers."""
+        self.relay.wake()
+        for wake in self.parts.wakes:
+            wake()
 
     async def consume(self) -> None:
         """Declares its queues and hears events."""

@@ -14,6 +14,7 @@ from taskman_server.cli.events import events
 from taskman_server.cli.run import run
 from taskman_server.cli.settings import settings
 from taskman_server.cli.up import up
+from taskman_server.cli.worker import worker
 
 __all__ = ["group", "main"]
 
@@ -37,6 +38,7 @@ group.add_command(certs)
 group.add_command(doctor)
 group.add_command(events)
 group.add_command(settings)
+group.add_command(worker)
 
 
 def main() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -29,8 +30,8 @@ _RENEWAL: Final = timedelta(days=30)
 @click.command()
 @setting_options(
     "data", "host", "port", "grpc_port_base", "public_url", "signup", "admin_email", "admin_password", "smtp_url",
-    "rate_limit", "database_url", "redis_url", "broker_url", "certs", "grpc_port", "ops_port_base", "log_level",
-    "log_format",
+    "rate_limit", "database_url", "redis_url", "broker_url", "certs", "grpc_port", "ops_port_base", "workers",
+    "log_level", "log_format",
 )  # fmt: skip
 @click.option(
     "--cluster", is_flag=True, help="A process for each service, on PostgreSQL, RabbitMQ and Redis by TASKMAN_…_URL."
@@ -42,6 +43,7 @@ def up(config: Path | None, cluster: bool, **flags: Any) -> None:
     Examples:
       taskman-server up
       taskman-server up --port 9090 --data ~/taskman-data
+      taskman-server up --workers 4
       TASKMAN_SMTP_URL=smtp://localhost:25 taskman-server up
       TASKMAN_DATABASE_URL=postgresql://…/taskman_{service} TASKMAN_BROKER_URL=amqp://… taskman-server up --cluster
     """
@@ -53,7 +55,9 @@ def up(config: Path | None, cluster: bool, **flags: Any) -> None:
     from taskman_server.kit.logs import configure
 
     try:
-        listener = listen(settings.host, settings.port)
+        share: Literal["open", "no"] = "open" if settings.workers > 1 else "no"
+        # The workers of a server that was killed have the port until they have noticed.
+        listener = listen(settings.host, settings.port, share=share, patience=1.0)
     except PortTaken as error:
         raise click.ClickException(str(error)) from None
     configure(settings.log_level, settings.log_format)
@@ -72,6 +76,8 @@ def _up_cluster(settings: Settings, config: Path | None, flags: dict[str, Any]) 
         for name in SERVICES:
             settings.database_of(name)
         settings.broker()
+        if settings.workers > 1:
+            raise SettingsError("--workers is of the embedded shape: start more processes with `taskman-server run`")
         if settings.port == 0:
             raise SettingsError("--port 0 cannot be shared by eight processes: name a port")
         folder = data_folder.open_folder(settings.data)
@@ -128,15 +134,32 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         async with open_application(settings) as application:
             if settings.grpc_port_base >= 0:
                 await application.serve_grpc(settings.host, settings.grpc_port_base)
-            async with serving(application.gateway, listener, drain_seconds=settings.drain_seconds):
-                _say(application)
-                await stop.wait()
+            workers = application.workers
+            workers.begin()
+            try:
+                async with serving(application.gateway, listener, drain_seconds=settings.drain_seconds):
+                    await _until(stop, workers.up())
+                    _say(application)
+                    await stop.wait()
+                    ending = asyncio.create_task(workers.stop())  # all get the same time, not one after the other
+                await ending
+            finally:
+                await workers.stop()
     except (DatabaseError, BrokerError) as error:
         raise click.ClickException(f"{error}. `taskman-server doctor` says more; a backup may be needed") from None
     except TaskManError as error:
         raise click.ClickException(f"The administrator cannot be created: {error}") from None
     except (DataFolderError, SettingsError, OSError) as error:
         raise click.ClickException(str(error)) from None
+
+
+async def _until(stop: asyncio.Event, awaited: Coroutine[Any, Any, None]) -> None:
+    """Returns when `awaited` does, or `stop` is set."""
+    tasks = [asyncio.create_task(awaited), asyncio.create_task(stop.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _say(application: Application) -> None:
@@ -153,6 +176,8 @@ def _say(application: Application) -> None:
         # Free ports were taken: nobody could guess which.
         width = max(map(len, application.grpc_ports))
         lines += [f"  gRPC      {area:{width}}  {host}:{port}" for area, port in application.grpc_ports.items()]
+    if settings.workers > 1:
+        lines.append(f"  workers   {settings.workers} processes")
     mail = settings.smtp_url.rpartition("@")[2] if settings.smtp_url else f"files in {settings.data.resolve() / 'mail'}"
     lines.append(f"  mail      {mail}" + ("" if settings.smtp_url else "  (set TASKMAN_SMTP_URL to send it)"))
     lines.append(f"  sign-up   {settings.signup}")

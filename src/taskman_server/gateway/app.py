@@ -40,7 +40,7 @@ from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
 from taskman_server.kit.forwarded import networks
 from taskman_server.kit.ids import request_id_of
-from taskman_server.kit.limits import Limiter, SharedLimiter, Verdict
+from taskman_server.kit.limits import Bank, Limiter, RedisBank, SharedLimiter, Verdict
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Channels, Origin, Principal
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Gateway:
         methods: Iterable[Method] | None = None,
         *,
         redis: Redis | None = None,
+        bank: Bank | None = None,
     ) -> None:
         """Args:
         channels: to the services.
@@ -104,7 +105,8 @@ class Gateway:
         telemetry: logs and metrics.
         pages: answers what is not an RPC: health, metrics, documentation.
         methods: the RPCs to answer; all of the contract when None.
-        redis: where all gateways share their limits; None for limits of this process.
+        redis: where all gateways share their limits.
+        bank: where the processes of one server do; with neither, limits are of this process.
         """
         self._channels = channels
         self._authenticator = authenticator
@@ -113,7 +115,7 @@ class Gateway:
         self._telemetry = telemetry
         self._pages = pages
         self._max_body = settings.max_body_bytes
-        self.limiter = _limiter(settings, clock, telemetry, redis)
+        self.limiter = _limiter(settings, clock, telemetry, redis, bank)
         self.admission = Admission(telemetry)
         self._trusted = networks(settings.trusted_proxies)
         known = list(contract.methods() if methods is None else methods)
@@ -337,13 +339,17 @@ def _entry(method: Method) -> _Entry:
     )
 
 
-def _limiter(settings: Settings, clock: Clock, telemetry: Telemetry, redis: Redis | None) -> Limiter | None:
-    if settings.rate_limit is None:
+def _limiter(
+    settings: Settings, clock: Clock, telemetry: Telemetry, redis: Redis | None, bank: Bank | None
+) -> Limiter | None:
+    limit, shadow = settings.rate_limit, settings.rate_limit_shadow
+    if limit is None:
         return None
-    shadow = settings.rate_limit_shadow
-    if redis is None:
-        return Limiter(settings.rate_limit, clock.monotonic, shadow=shadow, telemetry=telemetry)
-    return SharedLimiter(settings.rate_limit, clock.monotonic, redis, shadow=shadow, telemetry=telemetry)
+    if redis is not None:
+        bank = RedisBank(redis, limit)
+    if bank is None:
+        return Limiter(limit, clock.monotonic, shadow=shadow, telemetry=telemetry)
+    return SharedLimiter(limit, clock.monotonic, bank, shadow=shadow, telemetry=telemetry)
 
 
 def _timeout(text: str) -> float | None:

@@ -21,7 +21,7 @@ from taskman_sdk.errors import NotFoundError, TaskManError, UnimplementedError
 from taskman_server.gateway.http import PROBLEM, problem
 from taskman_server.gateway.openapi import document
 from taskman_server.kit.ids import request_id_of
-from taskman_server.kit.operations import Readiness, routes
+from taskman_server.kit.operations import Metrics, Readiness, routes
 
 __all__ = ["pages"]
 
@@ -39,13 +39,14 @@ _POLICY: Final = {
 }
 
 
-def pages(ready: Readiness, registry: CollectorRegistry, public_url: str) -> ASGIApp:
+def pages(ready: Readiness, registry: CollectorRegistry, public_url: str, metrics: Metrics | None = None) -> ASGIApp:
     """The application for everything that is not an RPC.
 
     Args:
         ready: says whether each part works.
         registry: the metrics.
         public_url: where the API is, for the document.
+        metrics: see `operations.routes`.
     """
     openapi = json.dumps(document(public_url), ensure_ascii=False).encode()
 
@@ -69,7 +70,7 @@ def pages(ready: Readiness, registry: CollectorRegistry, public_url: str) -> ASG
     application = Starlette(
         routes=[
             Route("/", home),
-            *routes(ready, registry),
+            *routes(ready, registry, metrics),
             Route("/openapi.json", openapi_json),
             Route("/docs", page("docs.html")),
             Route("/set-up", page("set-up.html")),

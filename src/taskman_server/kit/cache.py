@@ -1,12 +1,14 @@
-"""What a process has read from a database that it alone writes to, remembered until a commit changes it.
+"""What a process has read from a database, remembered until a commit changes it.
 
 Exact, not merely fresh: a commit forgets what it changed before its caller is answered, so that nobody reads what was
-before their own write. Where other processes write too (`Database.shared`) there is no such cache.
+before their own write. Where other processes of this machine write too, each look asks first whether one of them has
+committed (`Database.elsewhere`), and then all is forgotten. Where that cannot be asked (`Database.shared`) there is no
+such cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from cachebox import LRUCache
@@ -22,19 +24,24 @@ V = TypeVar("V")
 class ReadCache(Generic[K, V]):
     """The values used last."""
 
-    def __init__(self, size: int, use: CacheUse) -> None:
-        """`size`: how many are kept. `use`: counts how often that helped."""
+    def __init__(self, size: int, use: CacheUse, elsewhere: Callable[[], int] | None) -> None:
+        """`size`: how many are kept. `use`: counts how often that helped. `elsewhere`: see `Database`."""
         self._known: LRUCache[K, V] = LRUCache(size)
         self._use = use
         self._changes = 0
+        self._elsewhere = elsewhere
+        self._seen = 0
 
     @property
     def changes(self) -> int:
-        """How often something was forgotten. To be noted before a read whose result is to be kept."""
+        """How often something was forgotten. To be noted between `get` and the read whose result is to be kept."""
         return self._changes
 
     def get(self, key: K) -> V | None:
         """The value, if it is known."""
+        if self._elsewhere is not None and (seen := self._elsewhere()) != self._seen:
+            self._seen = seen
+            self.clear()
         value: V | None = self._known.get(key)
         if value is None:
             self._use.misses += 1

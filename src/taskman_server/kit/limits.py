@@ -1,10 +1,11 @@
 """Rate limits: a token bucket for each principal, or address before sign-in (GATE-3).
 
-One process keeps the buckets itself. Several share them in Redis, from which each takes tokens in blocks and spends
-them without asking, so that Redis is asked ten times a second for a busy principal and not for every request. In any t
-seconds a principal gets at most what one process would let through, `limit + rate * t`, and beyond that one block for
-each process: what it held when they began. Without Redis each process goes on with what it last knew of the bucket:
-at worst the limit counts for each process by itself.
+One process keeps the buckets itself. Several share them in a bank: Redis, or the first of the processes that a server
+without Redis has. From there each takes tokens in blocks and spends them without asking, so that the bank is asked ten
+times a second for a busy principal and not for every request. In any t seconds a principal gets at most what one
+process would let through, `limit + rate * t`, and beyond that one block for each process that asks: what it held when
+they began. Without the bank each process goes on with what it last knew of the bucket: at worst the limit counts for
+each process by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cachebox import LRUCache
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from taskman_server.kit.redis import Redis, Script
     from taskman_server.kit.telemetry import Telemetry
 
-__all__ = ["Limiter", "SharedLimiter", "Verdict"]
+__all__ = ["Bank", "Limiter", "RedisBank", "SharedLimiter", "Verdict"]
 
 SIZE: Final = 50_000
 LEASE: Final = 1.0
@@ -79,15 +80,18 @@ class Limiter:
         Raises:
             ResourceExhaustedError: the bucket is empty; `retry_after` says for how long.
         """
+        granted, tokens = self.lease(key, 1, 0)
+        return self._verdict(tokens) if granted else self._refuse((1 - tokens) / self._rate)
+
+    def lease(self, key: str, wanted: int, back: int) -> tuple[int, float]:
+        """Takes a block out of a bucket for another process; see `Bank.lease`."""
         now = self._monotonic()
         tokens, then = self._buckets.get(key, (self._capacity, now))
-        tokens = min(self._capacity, tokens + (now - then) * self._rate)
-        if tokens < 1:
-            self._buckets[key] = (tokens, now)
-            return self._refuse((1 - tokens) / self._rate)
-        tokens -= 1
+        tokens = min(self._capacity, tokens + (now - then) * self._rate + back)
+        granted = min(wanted, int(tokens))
+        tokens -= granted
         self._buckets[key] = (tokens, now)
-        return self._verdict(tokens)
+        return granted, tokens
 
     async def more(self, key: str) -> Verdict:
         """The same, where `take` could not say.
@@ -115,6 +119,51 @@ class Limiter:
         )
 
 
+class Bank(Protocol):
+    """Where the buckets are that several processes share."""
+
+    @property
+    def degraded(self) -> bool:
+        """It is known not to answer now."""
+
+    async def lease(self, key: str, wanted: int, back: int) -> tuple[int, float] | None:
+        """Takes a block out of a bucket.
+
+        Args:
+            key: the bucket.
+            wanted: how many tokens at most.
+            back: how many of the last block go back before.
+
+        Returns:
+            How many there were, and what is left in the bucket; None: it does not answer.
+        """
+
+
+class RedisBank:
+    """Buckets in Redis. Implements `Bank`."""
+
+    def __init__(self, redis: Redis, limit: RateLimit) -> None:
+        self._redis = redis
+        self._script = _script()
+        self._rate = limit.requests / limit.seconds
+        self._capacity = float(limit.requests)
+        # Milliseconds after which a bucket is full anyway.
+        self._kept = math.ceil(self._capacity / self._rate * 1000) + 1000
+
+    @property
+    def degraded(self) -> bool:
+        """See `Bank.degraded`."""
+        return self._redis.degraded
+
+    async def lease(self, key: str, wanted: int, back: int) -> tuple[int, float] | None:
+        """See `Bank.lease`."""
+        # What is given back is lost where the answer is: rather too little than twice.
+        answer = await self._redis.eval(
+            self._script, [f"limit:{key}"], self._capacity, self._rate / 1000, wanted, back, self._kept
+        )
+        return None if answer is None else (int(answer[0]), float(answer[1]))
+
+
 @dataclass(slots=True)
 class _Lease:
     """A block of a bucket, and what was left in the bucket when it was taken out."""
@@ -127,28 +176,27 @@ class _Lease:
 
 
 class SharedLimiter(Limiter):
-    """Buckets in Redis, spent in blocks."""
+    """Buckets in a bank, spent in blocks."""
 
     def __init__(
         self,
         limit: RateLimit,
         monotonic: Callable[[], float],
-        redis: Redis,
+        bank: Bank,
         *,
         shadow: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
-        """As `Limiter`, with the Redis that all processes of the gateway share."""
+        """As `Limiter`, with the bank that all processes of the gateway share."""
         super().__init__(limit, monotonic, shadow=shadow, telemetry=telemetry)
-        self._redis = redis
-        self._script = _script()
+        self._bank = bank
         self._leases: LRUCache[str, _Lease] = LRUCache(SIZE)
         self._asking: Coalescer[str, bool] = Coalescer()
         self._waiting: dict[str, int] = {}
         self.block = max(1, int(min(self._rate * BLOCK_SECONDS, self._capacity / 10)))
 
     def take(self, key: str) -> Verdict | None:
-        """See `Limiter.take`. A refusal holds for as long as Redis said, without asking again."""
+        """See `Limiter.take`. A refusal holds for as long as the bank said, without asking again."""
         now = self._monotonic()
         lease: _Lease | None = self._leases.get(key)
         if lease is not None and now < lease.until:
@@ -158,10 +206,10 @@ class SharedLimiter(Limiter):
                 return self._verdict(min(self._capacity, lease.tokens + shared))
             if lease.refused:
                 return self._refuse(lease.until - now)
-        return super().take(key) if self._redis.degraded else None
+        return super().take(key) if self._bank.degraded else None
 
     async def more(self, key: str) -> Verdict:
-        """See `Limiter.more`. Waits for Redis for one time-out at most, if that does not answer."""
+        """See `Limiter.more`. Waits for the bank for one time-out at most, if that does not answer."""
         self._waiting[key] = self._waiting.get(key, 0) + 1
         try:
             while await self._asking.get(key, lambda: self._ask(key)):
@@ -174,26 +222,18 @@ class SharedLimiter(Limiter):
         return await super().more(key)
 
     async def _ask(self, key: str) -> bool:
-        """Takes a block, large enough for all who wait; whether Redis has answered."""
+        """Takes a block, large enough for all who wait; whether the bank has answered."""
         old: _Lease | None = self._leases.pop(key, None)
         back = old.tokens if old is not None else 0
         wanted = max(self.block, self._waiting.get(key, 1))
-        # What we give back is lost where the answer is: rather too little than twice.
-        answer = await self._redis.eval(
-            self._script, [f"limit:{key}"], self._capacity, self._rate / 1000, wanted, back, self._kept
-        )
+        answer = await self._bank.lease(key, wanted, back)
         if answer is None:
             return False
-        granted, left, now = int(answer[0]), float(answer[1]), self._monotonic()
+        (granted, left), now = answer, self._monotonic()
         wait = LEASE if granted else max(0.001, (1 - left) / self._rate)
         self._leases[key] = _Lease(granted, left, now, now + wait, refused=not granted)
         self._buckets[key] = (left, now)
         return True
-
-    @property
-    def _kept(self) -> int:
-        """Milliseconds after which a bucket is full anyway."""
-        return math.ceil(self._capacity / self._rate * 1000) + 1000
 
 
 def _script() -> Script:

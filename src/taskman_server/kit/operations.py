@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-__all__ = ["Health", "Readiness", "operations", "routes"]
+__all__ = ["Health", "Metrics", "Readiness", "operations", "routes", "samples_of", "summed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,58 @@ class Health:
 Readiness = Callable[[], Awaitable[Health]]
 """Looks how the process is."""
 
+Metrics = Callable[[], Awaitable[Collector]]
+"""Collects the metrics of more processes than this one."""
 
-def routes(ready: Readiness, registry: CollectorRegistry) -> list[Route]:
-    """`/healthz` (the process lives), `/readyz` (it answers requests) and `/metrics` (Prometheus)."""
+
+def samples_of(registry: Collector) -> list[Any]:
+    """Metrics, fit for JSON."""
+    return [
+        [
+            metric.name,
+            metric.documentation,
+            metric.type,
+            [[each.name, each.labels, each.value] for each in metric.samples],
+        ]
+        for metric in registry.collect()
+    ]
+
+
+def summed(processes: Sequence[list[Any]]) -> Collector:
+    """The metrics of several processes (`samples_of`) as one: what they count is added up."""
+    families: dict[str, tuple[str, str, dict[tuple[Any, ...], float]]] = {}
+    for name, documentation, kind, samples in (family for process in processes for family in process):
+        values = families.setdefault(name, (documentation, kind, {}))[2]
+        for sample, labels, value in samples:
+            key = (sample, *labels.items())
+            known = values.get(key)
+            if known is None:
+                values[key] = value
+            else:
+                values[key] = min(known, value) if sample.endswith("_created") else known + value
+    return _Sums(families)
+
+
+class _Sums(Collector):
+    def __init__(self, families: Mapping[str, tuple[str, str, Mapping[tuple[Any, ...], float]]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (documentation, kind, values) in self._families.items():
+            metric = Metric(name, documentation, kind)
+            for (sample, *labels), value in values.items():
+                metric.add_sample(sample, dict(labels), value)
+            yield metric
+
+
+def routes(ready: Readiness, registry: CollectorRegistry, metrics: Metrics | None = None) -> list[Route]:
+    """`/healthz` (the process lives), `/readyz` (it answers requests) and `/metrics` (Prometheus).
+
+    Args:
+        ready: looks how the process is.
+        registry: the metrics of this process.
+        metrics: where its metrics are not all.
+    """
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -55,10 +107,11 @@ def routes(ready: Readiness, registry: CollectorRegistry) -> list[Route]:
             headers={} if good else {"retry-after": "1"},
         )
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def scrape(_: Request) -> Response:
+        collector = registry if metrics is None else await metrics()
+        return Response(generate_latest(collector), media_type=CONTENT_TYPE_LATEST)
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", scrape)]
 
 
 def operations(ready: Readiness, registry: CollectorRegistry) -> Starlette:

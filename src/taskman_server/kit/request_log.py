@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import time
 from json.encoder import encode_basestring_ascii as quote
-from typing import TextIO
+from typing import Final, TextIO
 
 __all__ = ["RequestLog"]
+
+_WHOLE: Final = select.PIPE_BUF
 
 
 class RequestLog:
@@ -67,5 +70,12 @@ class RequestLog:
         lines, self._lines = self._lines, []
         # Nobody reads them any more, or the disk is full: requests are answered all the same.
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write("".join(lines))
-            self._stream.flush()
+            while lines:
+                # As much as a pipe takes whole: another process may write to it too.
+                size, count = len(lines[0]), 1
+                while count < len(lines) and size + len(lines[count]) <= _WHOLE:
+                    size += len(lines[count])
+                    count += 1
+                self._stream.write("".join(lines[:count]))
+                self._stream.flush()
+                del lines[:count]

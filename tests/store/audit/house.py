@@ -185,7 +185,6 @@ async def open_house(
         name=definition.name,
         settings=Settings(data=folder, **{"public_url": "https://taskman.example"} | settings),
         db=db,
-        broker=broker,
         outbox=Outbox(relay.wake),
         channels=channels,
         authenticator=Authenticator(channels, definition.name, clock),

@@ -227,7 +227,6 @@ def _build(
         name=definition.name,
         settings=settings,
         db=db,
-        broker=broker,
         outbox=Outbox(relay.wake),
         channels=channels,
         authenticator=Authenticator(channels, definition.name, clock),

@@ -234,7 +234,6 @@ async def _open_service(stack: AsyncExitStack, house: House, databases: Database
         name=service.name,
         settings=Settings(data=databases.folder),
         db=db,
-        broker=house.broker,
         outbox=Outbox(relay.wake),
         channels=house.channels,
         authenticator=Authenticator(house.channels, service.name, house.clock),

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from taskman_sdk.errors import ResourceExhaustedError
 from taskman_server.kit.clock import ManualClock
-from taskman_server.kit.limits import Limiter, SharedLimiter, Verdict
+from taskman_server.kit.limits import Limiter, RedisBank, SharedLimiter, Verdict
 from taskman_server.kit.telemetry import Telemetry
 from taskman_server.settings import RateLimit
 from tests.parts.proxy import TcpProxy
@@ -40,7 +40,7 @@ async def admitted(limiter: Limiter, requests: int, key: str = "ann") -> int:
 
 
 def shared(redis: object, limit: RateLimit = SLOW, **options: object) -> SharedLimiter:
-    return SharedLimiter(limit, time.monotonic, redis, **options)  # type: ignore[arg-type]
+    return SharedLimiter(limit, time.monotonic, RedisBank(redis, limit), **options)  # type: ignore[arg-type]
 
 
 async def test_two_processes_share_one_bucket(connect: Connect) -> None:
@@ -96,7 +96,7 @@ async def test_what_is_left_of_a_block_goes_back(connect: Connect) -> None:
     """GATE-3: whoever asks now and then, by many gateways, does not lose what these hold."""
     clock = ManualClock()
     limit = RateLimit(requests=1000, seconds=3600)  # blocks of one: made larger, to have something to give back
-    limiter = SharedLimiter(limit, clock.monotonic, await connect("gateway"))
+    limiter = SharedLimiter(limit, clock.monotonic, RedisBank(await connect("gateway"), limit))
     limiter.block = 50
     for used in range(1, 11):
         assert (await ask(limiter)).remaining == 1000 - used

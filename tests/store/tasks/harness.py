@@ -208,7 +208,6 @@ async def open_house(
         name="tasks",
         settings=Settings(data=folder),
         db=db,
-        broker=opened,
         outbox=Outbox(lambda: None),
         channels=channels,
         authenticator=Authenticator(channels, "tasks", clock),

@@ -139,7 +139,7 @@ async def test_what_one_caller_does_to_an_answer_is_not_in_the_next(house: House
 
 def test_a_read_that_began_before_a_commit_is_not_kept() -> None:
     """TASK-1: it may have seen what was before; so may one of something else, which costs one more read."""
-    cache: ReadCache[str, int] = ReadCache(2, use := CacheUse())
+    cache: ReadCache[str, int] = ReadCache(2, use := CacheUse(), None)
     before = cache.changes
     cache.forget("a")
     cache.keep("a", 1, before)

@@ -6,7 +6,7 @@ import pytest
 
 from taskman_sdk.errors import ResourceExhaustedError
 from taskman_server.kit.clock import ManualClock
-from taskman_server.kit.limits import Limiter
+from taskman_server.kit.limits import Limiter, SharedLimiter
 from taskman_server.settings import RateLimit
 
 
@@ -58,3 +58,57 @@ def test_refused_requests_cost_nothing() -> None:
             limiter.take("ann")
     clock.advance(1.01)
     assert limiter.take("ann").remaining == 0
+
+
+class _Room:
+    """The first process's buckets, as a worker reaches them."""
+
+    degraded = False
+
+    def __init__(self, first: Limiter) -> None:
+        self.first = first
+        self.asked = 0
+
+    async def lease(self, key: str, wanted: int, back: int) -> tuple[int, float]:
+        self.asked += 1
+        return self.first.lease(key, wanted, back)
+
+
+async def _take(limiter: Limiter, key: str = "ann") -> bool:
+    try:
+        if limiter.take(key) is None:
+            await limiter.more(key)
+    except ResourceExhaustedError:
+        return False
+    return True
+
+
+async def test_workers_and_the_first_process_share_one_bucket() -> None:
+    """GATE-3: the limit is the principal's, however many processes answer; in time `limit + rate * t` and a block for
+    each worker."""
+    clock = ManualClock()
+    limit = RateLimit(requests=200, seconds=1)
+    first = Limiter(limit, clock.monotonic)
+    workers = [SharedLimiter(limit, clock.monotonic, _Room(first)) for _ in range(3)]
+    let = 0
+    for _ in range(150):
+        for limiter in (first, *workers):
+            let += await _take(limiter)
+    assert let == 200, "at once: not one more"
+    for _ in range(2000):
+        clock.advance(0.001)
+        for limiter in (first, *workers):
+            let += await _take(limiter)
+    block = workers[0].block
+    assert 200 + 400 - 3 * block <= let <= 200 + 400 + 3 * block
+    assert await _take(first, "bob")
+
+
+async def test_a_worker_asks_once_for_a_block() -> None:
+    """GATE-3: the line between processes is not on the way of every request."""
+    clock = ManualClock()
+    limit = RateLimit(requests=1000, seconds=1)
+    room = _Room(Limiter(limit, clock.monotonic))
+    worker = SharedLimiter(limit, clock.monotonic, room)
+    assert all([await _take(worker) for _ in range(500)])
+    assert room.asked == 500 / worker.block

@@ -97,7 +97,14 @@ class Database(Executor, Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether other processes may write to it at the same time."""
+        """Whether others like this process, each with a relay and workers, may be at work on it at the same time."""
+
+    @property
+    def elsewhere(self) -> Callable[[], int] | None:
+        """Answers a number that is another one once another process has committed; it sees what a read would see.
+
+        None where no other process writes, or where it cannot be told, as on a `shared` database.
+        """
 
     @property
     def dialect(self) -> Dialect:

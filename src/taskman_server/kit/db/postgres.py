@@ -38,6 +38,7 @@ class PostgresDatabase:
     """One service's database on a server. Implements `kit.db.Database`; to be used from one event loop."""
 
     shared = True
+    elsewhere: Callable[[], int] | None = None
 
     def __init__(
         self,

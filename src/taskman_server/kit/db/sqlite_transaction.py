@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FAILURES = (apsw.Error, TypeError, ValueError, OverflowError)
+_PAUSE, _LONGEST_PAUSE = 0.002, 0.01  # seconds between two looks whether another process has finished writing
 _CHUNK = 200  # rows of an execute_many between two turns of the event loop
 
 
@@ -53,6 +55,7 @@ class SqliteTransaction:
         try:
             db.check_open()
             await self._begin()
+            db.note_begin()
         except BaseException:
             db.lock.release()
             raise
@@ -86,6 +89,8 @@ class SqliteTransaction:
                 " or put what may fail in a savepoint"
             )
         db.after_commit()
+        if changed and db.on_write is not None:
+            self._callbacks.append(db.on_write)
         if db.group is not None and self._durable and changed:
             await db.group.submit(self._callbacks)
         else:
@@ -203,7 +208,7 @@ class SqliteTransaction:
     async def _begin(self) -> None:
         db = self._db
         deadline = time.monotonic() + db.lock_timeout
-        delay = 0.001
+        delay = _PAUSE
         while True:
             try:
                 db.writer.execute("BEGIN IMMEDIATE")
@@ -214,8 +219,9 @@ class SqliteTransaction:
                     raise translate(error, db.name) from None
             except apsw.Error as error:
                 raise translate(error, db.name) from None
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 0.05)
+            # Another one's transaction takes less than a millisecond, a checkpoint many.
+            await asyncio.sleep(random.uniform(delay / 2, delay))
+            delay = min(delay * 1.5, _LONGEST_PAUSE)
 
     def _commit(self) -> None:
         try:

@@ -101,8 +101,6 @@ class Idempotency:
     async def _find_after(self, error: Exception, place: tuple[str, str]) -> Row | None:
         """What another process has recorded while we worked: then that is the answer, and our failure the trace of it,
         for example a name that is taken, by the same request."""
-        if not self._db.shared:
-            return None
         try:
             return await self._find(place)
         except DatabaseError:

@@ -13,7 +13,6 @@ from taskman_server.kit.rpc.call import Context, Principal
 from taskman_server.kit.rpc.channel import Channels, Origin
 
 if TYPE_CHECKING:
-    from taskman_server.kit.broker import Broker
     from taskman_server.kit.clock import Clock
     from taskman_server.kit.db import Database
     from taskman_server.kit.guard import Guard
@@ -35,7 +34,6 @@ class Runtime:
         name: the service's folder, for example `tasks`.
         settings: the whole settings tree.
         db: the service's own database.
-        broker: where its events go and come from.
         outbox: the table that its events leave by.
         channels: to its peers.
         authenticator: tokens to principals.
@@ -51,7 +49,6 @@ class Runtime:
     name: str
     settings: Settings
     db: Database
-    broker: Broker
     outbox: Outbox
     channels: Channels
     authenticator: Authenticator
@@ -87,12 +84,14 @@ class ServiceParts:
         handlers: an object with a function for each RPC.
         subscriptions: the events it hears.
         workers: what else it does.
+        wakes: each is called when another process has written to the service's database.
         start: awaited once before the first call, for example to make a signing key.
     """
 
     handlers: object
     subscriptions: Sequence[Subscription] = ()
     workers: Sequence[Worker] = ()
+    wakes: Sequence[Callable[[], None]] = ()
     start: Callable[[], Awaitable[None]] | None = None
 
 

@@ -41,6 +41,7 @@ def build(runtime: Runtime) -> ServiceParts:
         handlers=AuthenticationHandlers(parts),
         subscriptions=UserEvents(runtime, store).subscriptions(),
         workers=[parts.mail, Housekeeper(runtime, store)],
+        wakes=[parts.mail.wake],
         start=parts.keys.start,
     )
 

@@ -59,7 +59,11 @@ class MailWorker:
             user_agent=context.origin.user_agent[:512],
             now=context.now,
         )
-        tx.on_commit(self._wake.set)
+        tx.on_commit(self.wake)
+
+    def wake(self) -> None:
+        """There may be a mail to send."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Works until cancelled; what was not sent by then waits in the table."""

@@ -38,6 +38,7 @@ def _build(runtime: Runtime) -> ServiceParts:
         handlers=NotificationHandlers(runtime, store, queue),
         subscriptions=NotificationConsumers(runtime, store, queue).subscriptions(),
         workers=[worker, forgetting] if forgetting else [worker],
+        wakes=[worker.wake],
     )
 
 

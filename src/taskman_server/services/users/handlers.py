@@ -56,7 +56,8 @@ class UserHandlers:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        cache = None if runtime.db.shared else UserCache(_CACHED, runtime.telemetry.cache("users"))
+        db = runtime.db
+        cache = None if db.shared else UserCache(_CACHED, runtime.telemetry.cache("users"), db.elsewhere)
         self._store = UserStore(runtime.db, cache)
 
     async def create_user(self, request: CreateUserRequest, call: Call) -> User:

@@ -70,8 +70,8 @@ class Base:
         if postgresql:
             reads = TaskReads(db, _CACHED, use)
         if not db.shared:
-            cache = TaskCache(_CACHED, use)
-            projects = ProjectCache(_CACHED_PROJECTS, runtime.telemetry.cache("projects"))
+            cache = TaskCache(_CACHED, use, db.elsewhere)
+            projects = ProjectCache(_CACHED_PROJECTS, runtime.telemetry.cache("projects"), db.elsewhere)
         # A task is read with its project's members: a change of these makes every one of them another.
         self.projects = ProjectStore(db, projects, cache.clear if cache is not None else None)
         self.tasks = TaskStore(db, TsVector() if postgresql else Fts5(), cache, reads)
