@@ -417,7 +417,7 @@ async def test_a_stop_is_heard_at_any_moment(db: Database, broker: EmbeddedBroke
         await until(waits)
         for _ in range(5):
             await asyncio.sleep(0)
-        queue.arrived()
+        queue.look()
         await asyncio.sleep(0)
         async with asyncio.timeout(3):
             await consumer.stop()

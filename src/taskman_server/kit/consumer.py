@@ -222,16 +222,14 @@ class Consumer:
         floor = id_floor(ID_PREFIX, now - self._window)
         too_old: set[str] = set()
         async with asyncio.timeout(subscription.timeout), self._db.transaction() as tx:
-            ids = [event.id for _, event in batch]
-            rows = await tx.fetch_all(_KNOWN, consumer=subscription.queue, ids=ids)
-            done = {row.event_id for row in rows}
-            for delivery, event in batch:
-                if event.id in done:
+            # Of an event that is too old a row says that it was handled; of others the insert below does.
+            old = [event.id for delivery, event in batch if event.id < floor and not delivery.redriven]
+            known = await tx.fetch_all(_KNOWN, consumer=subscription.queue, ids=old) if old else []
+            too_old.update(old)
+            too_old.difference_update(row.event_id for row in known)
+            for _, event in batch:
+                if event.id in too_old:
                     continue
-                if event.id < floor and not delivery.redriven:
-                    too_old.add(event.id)
-                    continue
-                done.add(event.id)
                 # Another consumer may be at the same event: the second waits here until the first has committed.
                 if await tx.execute(_INSERT, consumer=subscription.queue, event_id=event.id, time=now):
                     await subscription.handler(event, tx)

@@ -158,6 +158,8 @@ class Relay:
             await self._db.settled()
             after = rows[-1].sequence
             await self._publish(rows)
+            if len(rows) < self._batch:
+                return  # whoever commits an event after this wakes the relay
 
     async def _drain_keys(self) -> bool:
         """One batch of what no other relay has; whether there was one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -82,6 +82,7 @@ class Message:
     name: str
     key: str
     body: str
+    _read: Event | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, event: Event) -> Message:
@@ -89,8 +90,11 @@ class Message:
         return cls(event.id, event.name, event.key, event.to_json())
 
     def event(self) -> Event:
-        """The event in it. Raises BadEnvelope."""
-        return Event.from_json(self.body)
+        """The event in it, read once however many ask; nobody changes it. Raises BadEnvelope."""
+        if (event := self._read) is None:
+            event = Event.from_json(self.body)
+            object.__setattr__(self, "_read", event)
+        return event
 
 
 @dataclass(frozen=True, slots=True)

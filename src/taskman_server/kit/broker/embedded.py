@@ -7,11 +7,13 @@ reaches its limit too.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Self
+from functools import partial
+from typing import Self
 
 from taskman_server.kit.broker import (
     DELIVERY_LIMIT,
@@ -25,6 +27,8 @@ from taskman_server.kit.broker import (
     check_declaration,
     store,
 )
+from taskman_server.kit.broker.lanes import Item
+from taskman_server.kit.broker.ledger import Ledger
 from taskman_server.kit.broker.queue import Pauses, Queue, QueueDeliveries, message_of, unavailable
 from taskman_server.kit.broker.routing import exchange_of, exchanges_for, matches
 from taskman_server.kit.clock import Clock, SystemClock
@@ -34,6 +38,8 @@ from taskman_server.kit.events import BadEnvelope, Event
 
 _log = logging.getLogger(__name__)
 
+_TURN = 200  # rows written between two turns of the event loop
+
 
 class EmbeddedBroker:
     """Implements `kit.broker.Broker`. Made by `open`."""
@@ -41,6 +47,7 @@ class EmbeddedBroker:
     def __init__(self, db: Database, *, clock: Clock, pauses: Pauses) -> None:
         """Use `EmbeddedBroker.open`."""
         self._db = db
+        self._ledger = Ledger(db)
         self._clock = clock
         self._pauses = pauses
         self._queues: dict[str, Queue] = {}
@@ -90,21 +97,24 @@ class EmbeddedBroker:
     async def publish(self, messages: Sequence[Message]) -> None:
         """One commit into all bound queues of all messages; when one goes nowhere, none is published."""
         now = self._clock.now()
-        rows: list[dict[str, Any]] = []
-        lost: list[Message] = []
-        touched: set[Queue] = set()
-        for message in messages:
-            queues = self._route(message.name)
-            if not queues:
-                lost.append(message)
-            touched.update(queues)
-            rows.extend(store.message_row(queue.name, message, now) for queue in queues)
-        if lost:
+        routes = [(message, self._route(message.name)) for message in messages]
+        if lost := [message for message, queues in routes if not queues]:
             raise Unroutable(lost)
+        arrived: dict[Queue, list[Item]] = {}
+        turn = 0
         with unavailable():
-            await self._db.execute_many(store.PUT_MESSAGE, rows)
-        for queue in touched:
-            queue.arrived()
+            async with self._db.transaction() as tx:
+                for message, queues in routes:
+                    for queue in queues:
+                        row = await tx.fetch_one(store.PUT_MESSAGE, **store.message_row(queue.name, message, now))
+                        if row is not None:
+                            item = Item(row.sequence, message, attempts=0, redriven=False)
+                            arrived.setdefault(queue, []).append(item)
+                    if (turn := turn + len(queues)) >= _TURN:
+                        turn = 0
+                        await asyncio.sleep(0)
+                for queue, items in arrived.items():
+                    tx.on_commit(partial(queue.arrived, items))
         self._tell(messages)
 
     @asynccontextmanager
@@ -135,6 +145,7 @@ class EmbeddedBroker:
     async def stats(self) -> dict[str, QueueStats]:
         """Every queue's figures."""
         with unavailable():
+            await self._ledger.settled()
             live = {row.queue: row for row in await self._db.fetch_all(store.COUNT_MESSAGES)}
             dead = {row.queue: row.total for row in await self._db.fetch_all(store.COUNT_DEAD)}
         answer = {}
@@ -153,6 +164,7 @@ class EmbeddedBroker:
     async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
         """The oldest messages; nothing changes."""
         with unavailable():
+            await self._ledger.settled()
             rows = await self._db.fetch_all(store.NEXT, queue=self._queue(queue).name, after=0, limit=limit)
         return [message_of(row) for row in rows]
 
@@ -175,7 +187,7 @@ class EmbeddedBroker:
                 await tx.execute_many(
                     store.PUT_MESSAGE, [store.message_row(queue, message_of(row), now, redriven=True) for row in rows]
                 )
-        found.arrived()
+                tx.on_commit(found.look)
         return len(rows)
 
     async def purge(self, queue: str, *, dead: bool = False) -> int:
@@ -185,6 +197,7 @@ class EmbeddedBroker:
             if dead:
                 return await self._db.execute(store.PURGE_DEAD, queue=queue)
             async with found.loading:
+                await self._ledger.settled()
                 count = await self._db.execute(store.PURGE, queue=queue, but=list(found.lanes.unsettled))
                 found.lanes.clear()
         return count
@@ -195,6 +208,7 @@ class EmbeddedBroker:
         if found.consumers:
             raise BrokerError(f"queue {queue} has consumers: stop them first")
         with unavailable():
+            await self._ledger.settled()
             async with self._db.transaction() as tx:
                 await tx.execute(store.PURGE, queue=queue, but=[])
                 await tx.execute(store.PURGE_DEAD, queue=queue)
@@ -206,11 +220,23 @@ class EmbeddedBroker:
         """End the consumers, give back what they hold, and close the file."""
         for queue in self._queues.values():
             await queue.close()
-        with unavailable():
-            await self._db.close()
+        try:
+            with unavailable():
+                await self._ledger.settled()
+        finally:
+            with unavailable():
+                await self._db.close()
 
     def _make(self, name: str, bindings: Sequence[str], delivery_limit: int) -> Queue:
-        return Queue(self._db, self._clock, self._pauses, name=name, bindings=bindings, delivery_limit=delivery_limit)
+        return Queue(
+            self._db,
+            self._ledger,
+            self._clock,
+            self._pauses,
+            name=name,
+            bindings=bindings,
+            delivery_limit=delivery_limit,
+        )
 
     def _queue(self, name: str) -> Queue:
         queue = self._queues.get(name)

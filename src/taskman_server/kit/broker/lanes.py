@@ -35,6 +35,7 @@ class Lanes:
     def __init__(self) -> None:
         self._ready: deque[Item] = deque()
         self._parked: dict[str, list[Item]] = {}
+        self._parked_total = 0
         self._flying: Counter[str] = Counter()
         self._waiting: set[str] = set()
         self.unsettled: dict[int, Item] = {}
@@ -43,6 +44,11 @@ class Lanes:
     def ready(self) -> int:
         """How many could be looked at next."""
         return len(self._ready)
+
+    @property
+    def held(self) -> int:
+        """How many are in memory, those that are handed out included."""
+        return len(self._ready) + self._parked_total + len(self.unsettled)
 
     def add(self, items: Iterable[Item]) -> None:
         """Messages that arrived, in their order."""
@@ -95,9 +101,11 @@ class Lanes:
         """Forget everything but what is unsettled."""
         self._ready.clear()
         self._parked.clear()
+        self._parked_total = 0
 
     def _park(self, item: Item) -> None:
         insort(self._parked.setdefault(item.key, []), item, key=lambda parked: parked.sequence)
+        self._parked_total += 1
 
     def _land(self, item: Item) -> None:
         key = item.key
@@ -111,4 +119,5 @@ class Lanes:
             return
         items = self._parked.pop(key, None)
         if items:
+            self._parked_total -= len(items)
             self._ready.extendleft(reversed(items))

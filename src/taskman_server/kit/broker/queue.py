@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from taskman_server.kit.broker import BrokerUnavailable, Delivery, Message, store
 from taskman_server.kit.broker.lanes import Item, Lanes
+from taskman_server.kit.broker.ledger import Ledger
 from taskman_server.kit.clock import Clock
 from taskman_server.kit.db import Database, DatabaseError, Row
 
@@ -35,6 +36,7 @@ class Queue:
     def __init__(
         self,
         db: Database,
+        ledger: Ledger,
         clock: Clock,
         pauses: Pauses,
         *,
@@ -44,6 +46,7 @@ class Queue:
     ) -> None:
         """The queue `name` as the table of queues has it."""
         self.db = db
+        self.ledger = ledger
         self.clock = clock
         self.pauses = pauses
         self.name = name
@@ -56,7 +59,18 @@ class Queue:
         self._cursor = 0
         self._timers: set[asyncio.TimerHandle] = set()
 
-    def arrived(self) -> None:
+    def arrived(self, items: Sequence[Item]) -> None:
+        """The table has these since a commit; to be told in the order of the commits. They are handed out without
+        being read from it, unless others are to be read first, many wait already, or nobody listens."""
+        if self.more or self.loading.locked() or not self.consumers or self.lanes.held + len(items) > _PAGE:
+            self.more = True
+        else:
+            # A load has seen those up to the cursor, before they were on disk.
+            self.lanes.add(item for item in items if item.sequence > self._cursor)
+            self._cursor = max(self._cursor, items[-1].sequence)
+        self.wake()
+
+    def look(self) -> None:
         """The table has new messages."""
         self.more = True
         self.wake()
@@ -119,7 +133,7 @@ class QueueDeliveries:
     """One consumer of a queue. Implements `kit.broker.Deliveries`."""
 
     def __init__(self, queue: Queue, prefetch: int) -> None:
-        self._db = queue.db
+        self._ledger = queue.ledger
         self._queue = queue
         self._prefetch = prefetch
         self._wake = asyncio.Event()
@@ -150,20 +164,15 @@ class QueueDeliveries:
                     await self._wake.wait()
             except TimeoutError:
                 self._queue.more = True
+                self._ledger.again()
         raise StopAsyncIteration
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Delete them. Not synced: after a power cut they come again and the inbox drops them."""
+        """Forget them. Not waited for: after a crash they can come again, and the inbox drops them."""
         items = self._take_back(deliveries)
         if not items:
             return
-        try:
-            with unavailable():
-                async with self._db.transaction(durable=False) as tx:
-                    await tx.execute(store.DELETE_MESSAGES, sequences=[item.sequence for item in items])
-        except BaseException:
-            self._put_back(items)
-            raise
+        self._ledger.forget([item.sequence for item in items])
         for item in items:
             self._queue.lanes.settle(item.sequence)
         self._queue.wake()
@@ -199,8 +208,7 @@ class QueueDeliveries:
             item.attempts -= 1
         try:
             with unavailable():
-                async with self._db.transaction(durable=False) as tx:
-                    await tx.execute(store.UNCOUNT, sequences=[item.sequence for item in items])
+                await self._ledger.uncount([item.sequence for item in items])
         finally:
             self._put_back(items)
 
@@ -216,8 +224,7 @@ class QueueDeliveries:
 
     async def _hand_out(self, batch: list[Item]) -> list[Delivery]:
         try:
-            async with self._db.transaction(durable=False) as tx:
-                await tx.execute(store.COUNT_DELIVERY, sequences=[item.sequence for item in batch])
+            await self._ledger.count([item.sequence for item in batch])
         except BaseException:
             self._put_back(batch)
             raise

@@ -78,7 +78,13 @@ def _listed(column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
     return column.in_(sa.select(values.c.value))
 
 
-PUT_MESSAGE = Statement(insert(MESSAGES).values({name: bindparam(name) for name in _MESSAGE}).on_conflict_do_nothing())
+PUT_MESSAGE = Statement(
+    insert(MESSAGES)
+    .values({name: bindparam(name) for name in _MESSAGE})
+    .on_conflict_do_nothing()
+    .returning(MESSAGES.c.sequence)
+)
+"""A message into a queue: its sequence, or no row when it is there already."""
 NEXT = Statement(
     sa.select(MESSAGES)
     .where(MESSAGES.c.queue == bindparam("queue"), MESSAGES.c.sequence > bindparam("after"))
