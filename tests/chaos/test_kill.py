@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.chaos.reconcile import Reckoning
@@ -30,9 +31,16 @@ class Stage:
     stores: FileStores
 
 
+@pytest.fixture(params=[1, 2], ids=["alone", "workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    """How many processes answer."""
+    count: int = request.param
+    return count
+
+
 @pytest.fixture
-async def stage(tmp_path: Path, hooks: HookServer) -> AsyncIterator[Stage]:
-    server = ServerProcess(tmp_path / "data", settings=SETTINGS)
+async def stage(tmp_path: Path, hooks: HookServer, workers: int) -> AsyncIterator[Stage]:
+    server = ServerProcess(tmp_path / "data", settings={**SETTINGS, "workers": str(workers)})
     try:
         server.start()
         await asyncio.to_thread(server.wait_ready)
@@ -114,6 +122,40 @@ async def test_no_acknowledged_write_is_lost_or_done_twice_whenever_the_server_i
     assert not reckoning.problems, "\n".join(reckoning.problems)
     assert moments["among writes"] >= (48 if chaos_long else 8)
     assert sum(write.attempts > 1 for write in crew.acknowledged) > 0, "no kill hit a write: the test showed nothing"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("workers", [3], ids=["workers"], indirect=True)
+async def test_a_worker_that_is_killed_among_writes_loses_none_of_them(
+    stage: Stage, chaos_long: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """EVENT-1, OPS-7: SIGKILL for one worker after the other. The others answer, and who was cut off asks again; what a
+    worker had committed and could not tell of is published all the same."""
+    rng = random.Random(secrets.randbelow(10**6))
+    server = psutil.Process(stage.server.pid)
+    async with stage.scene.writing() as crew:
+        crew.up.set()
+        kills = 0
+        while kills < (40 if chaos_long else 6):
+            before = len(crew.acknowledged)
+
+            async def wrote(least: int = before + 10) -> bool:
+                crew.check()
+                return len(crew.acknowledged) >= least
+
+            await eventually(wrote, "writes while workers are killed", seconds=60)
+            if found := [each for each in server.children() if "worker" in each.cmdline()]:
+                rng.choice(found).kill()
+                kills += 1
+            await asyncio.sleep(rng.uniform(0.005, 0.4))
+        await crew.finish(60)
+        await stage.scene.settle(stage.stores, 60)
+        reckoning = await _reckon(stage, crew)
+    with capsys.disabled():
+        print(f"\n{kills} workers killed; attempts without an answer: {dict(crew.lost)}")
+        print(reckoning.report())
+    assert not reckoning.problems, "\n".join(reckoning.problems)
+    assert crew.lost.total() > 0, "no kill hit a request: the test showed nothing"
 
 
 async def test_a_graceful_stop_answers_every_request_that_it_took_on(stage: Stage) -> None:
