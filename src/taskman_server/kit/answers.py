@@ -13,8 +13,9 @@ serves a group of thousands, and a change works within `ttl` all the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from cachebox import LRUCache
@@ -35,6 +36,7 @@ V = TypeVar("V")
 class _Answer(Generic[V]):
     value: V
     asked: float
+    used: float
     changes: int
     first: float
     group: Hashable
@@ -63,7 +65,7 @@ class AnswerCache(Generic[K, V]):
         self._known: LRUCache[K, _Answer[V]] = LRUCache(size)
         self._ttl = ttl
         self._use = use
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._asking: Coalescer[K, V] = Coalescer()
         self._changes: Callable[[], int] | None = None
         self._state = state
@@ -77,7 +79,7 @@ class AnswerCache(Generic[K, V]):
 
     def get(self, key: K, good: Callable[[V, float], bool]) -> V | None:
         """The answer, if it is known and counts; `good` is told when it was asked for, and may know better."""
-        value = self._look(key, good)
+        value = self.look(key, good)
         if value is not None:
             self._use.hits += 1
         else:
@@ -90,11 +92,42 @@ class AnswerCache(Generic[K, V]):
         known: _Answer[V] | None = self._known.get(key)
         if known is not None and known.generation:
             await self._confirming.get(known.group, lambda: self._once(key, ask))
-            if (value := self._look(key, good)) is not None:
+            if (value := self.look(key, good)) is not None:
                 return value
         return await self._once(key, ask)
 
-    def _look(self, key: K, good: Callable[[V, float], bool]) -> V | None:
+    def old(self, seconds: float, most: int) -> list[K]:
+        """The keys of answers that were wanted within so many seconds and will not count for much longer."""
+        now = self.monotonic()
+        wanted = (
+            key
+            for key, known in self._known.items()
+            if now - known.used < seconds and now - known.asked >= self._ttl / 2
+        )
+        return list(islice(wanted, most))
+
+    def confirm(self, keys: Iterable[K], asked: float) -> None:
+        """The same would have been answered to a question of that moment, by `monotonic`."""
+        for key in keys:
+            known: _Answer[V] | None = self._known.get(key)
+            if known is not None and known.asked < asked:
+                known.asked = asked
+
+    def knows(self, key: K) -> bool:
+        """Whether there is an answer, whether it counts or not."""
+        return key in self._known
+
+    def forget(self, key: K) -> None:
+        """An answer is not true any more."""
+        self._known.pop(key, None)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it looks at the answering service's database."""
+        return self._changes is not None
+
+    def look(self, key: K, good: Callable[[V, float], bool]) -> V | None:
+        """As `get`, without counting."""
         known: _Answer[V] | None = self._known.get(key)
         if known is not None and self._counts(known) and good(known.value, known.asked):
             return known.value
@@ -104,7 +137,7 @@ class AnswerCache(Generic[K, V]):
         return await self._asking.get(key, lambda: self._ask(key, ask))
 
     def _counts(self, known: _Answer[V]) -> bool:
-        now = self._monotonic()
+        now = known.used = self.monotonic()
         if now - known.asked < self._ttl:
             return True
         if self._changes is not None and known.changes == self._changes():
@@ -119,11 +152,11 @@ class AnswerCache(Generic[K, V]):
         return True
 
     async def _ask(self, key: K, ask: Callable[[], Awaitable[V]]) -> V:
-        asked = self._monotonic()
+        asked = self.monotonic()
         changes = self._changes() if self._changes is not None else 0
         value = await ask()
         group, generation = self._state(key, value) if self._state is not None else (None, 0)
-        self._known.insert(key, _Answer(value, asked, changes, asked, group, generation))
+        self._known.insert(key, _Answer(value, asked, asked, changes, asked, group, generation))
         if generation:
             confirmed = self._generations.get(group)
             if confirmed is None or confirmed[1] <= asked:

@@ -49,7 +49,7 @@ class Service:
         self.time = 1000.0
         self._house = house
         self._guard = Guard(Channels({"authorization": self}), "test", Telemetry("test", CollectorRegistry()))
-        monkeypatch.setattr(self._guard._plans, "_monotonic", lambda: self.time)
+        monkeypatch.setattr(self._guard._plans, "monotonic", lambda: self.time)
 
     async def unary(
         self, method: contract.Method, request: codec.Message[object], options: CallOptions

@@ -189,6 +189,26 @@ class KeyRing:
             keys = {kid: key.key for kid, key in self._keys.items()}
             claims = read_token(token, keys, self._runtime.settings.issuer)
             self._verified[mark] = claims
+        self._check(mark, claims, now)
+        return claims
+
+    async def known(self, marks: Sequence[bytes]) -> list[Claims | None]:
+        """The same for tokens that were verified here before, by their digests; None for one that is not known or not
+        good."""
+        await self.ready()
+        now = self._runtime.clock.now()
+        found: list[Claims | None] = []
+        for mark in marks:
+            claims: Claims | None = self._verified.get(mark)
+            if claims is not None:
+                try:
+                    self._check(mark, claims, now)
+                except UnauthenticatedError:
+                    claims = None
+            found.append(claims)
+        return found
+
+    def _check(self, mark: bytes, claims: Claims, now: datetime) -> None:
         key = self._keys.get(claims.kid)
         if key is None or (key.retires is not None and key.retires <= now):
             raise _refused()
@@ -201,7 +221,6 @@ class KeyRing:
             )
         if claims.not_before - CLOCK_LEEWAY > seconds:
             raise _refused()
-        return claims
 
     async def public_keys(self) -> Sequence[Jwk]:
         """The keys that verify, the signing one first (RFC 7517, RFC 8037)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from taskman_sdk.codec import Timestamp
 from taskman_sdk.errors import UnauthenticatedError
 from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import (
@@ -11,6 +13,7 @@ from taskman_sdk.proto.taskman.authentication.v1.authentication_pb import (
     ValidateTokenRequest,
     ValidateTokenResponse,
 )
+from taskman_server.kit.db import Row
 from taskman_server.kit.rpc import Call
 from taskman_server.services.authentication.parts import Parts
 from taskman_server.services.authentication.tokens import Claims
@@ -38,18 +41,33 @@ class TokenHandlers:
         return ValidateTokenResponse(
             principal=Principal(id=claims.user, type="user", organization=claims.organization, session=claims.session),
             expire_time=Timestamp.from_seconds(claims.expires),
+            confirmed=await self._confirmed(request.known) if request.known else [],
         )
 
     async def _check_session(self, claims: Claims) -> None:
-        state = await self._parts.store.session_state(claims.session)
-        if (
-            state is None
-            or state.end_time is not None
-            or state.state != "active"
-            or (state.user_id, state.organization) != (claims.user, claims.organization)
-        ):
+        if not _lives(await self._parts.store.session_state(claims.session), claims):
             raise UnauthenticatedError("The session has ended. Sign in again.", reason="SESSION_ENDED")
+
+    async def _confirmed(self, marks: Sequence[bytes]) -> list[int]:
+        """The places of those that are good, each looked at as the one token is; their sessions in one read."""
+        known = await self._parts.keys.known(marks)
+        sessions = sorted({claims.session for claims in known if claims is not None})
+        states = await self._parts.store.session_states(sessions) if sessions else {}
+        return [
+            place
+            for place, claims in enumerate(known)
+            if claims is not None and _lives(states.get(claims.session), claims)
+        ]
 
     async def get_jwks(self, request: GetJwksRequest, call: Call) -> Jwks:
         """The public half of every key that verifies, the signing one first (AUTHN-3)."""
         return Jwks(keys=list(await self._parts.keys.public_keys()))
+
+
+def _lives(state: Row | None, claims: Claims) -> bool:
+    return (
+        state is not None
+        and state.end_time is None
+        and state.state == "active"
+        and (state.user_id, state.organization) == (claims.user, claims.organization)
+    )

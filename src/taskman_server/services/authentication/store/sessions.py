@@ -109,15 +109,16 @@ class SessionStore:
     async def session_state(self, session: str) -> Row | None:
         """`user_id`, `organization`, `end_time` of a session, and the `state` of its user."""
         if self.db.dialect.name == "postgresql":
-            return await self._session_states.get(session)
+            return await self._reads.get(session)
         return await self.db.fetch_one(_STATE, id=session)
 
-    @cached_property
-    def _session_states(self) -> Gatherer[str, Row]:
-        async def read(sessions: Sequence[str]) -> Mapping[str, Row]:
-            return {row.id: row for row in await self.db.fetch_all(_STATE_OF_MANY, ids=sessions)}
+    async def session_states(self, sessions: Sequence[str]) -> Mapping[str, Row]:
+        """The same of several that there are, by their ids."""
+        return {row.id: row for row in await self.db.fetch_all(_STATE_OF_MANY, ids=sessions)}
 
-        return Gatherer(read)
+    @cached_property
+    def _reads(self) -> Gatherer[str, Row]:
+        return Gatherer(self.session_states)
 
     async def refresh_token(self, tx: Transaction, token_hash: str) -> Row | None:
         """A refresh token with its session, which is locked until the end of the transaction."""

@@ -688,7 +688,7 @@ class Jwk(Message[_JwkFields]):
         alg: str
         use: str
 
-_ValidateTokenRequestFields: TypeAlias = Literal["access_token"]
+_ValidateTokenRequestFields: TypeAlias = Literal["access_token", "known"]
 
 class ValidateTokenRequest(Message[_ValidateTokenRequestFields]):
     """
@@ -705,9 +705,15 @@ class ValidateTokenRequest(Message[_ValidateTokenRequestFields]):
             ```proto
             string access_token = 1;
             ```
+        known:
+            Further tokens that the caller knows, to be looked at with this one: BLAKE2b digests of 20 bytes.
+
+            ```proto
+            repeated bytes known = 2;
+            ```
     """
 
-    __slots__ = ("access_token",)
+    __slots__ = ("access_token", "known")
 
     if TYPE_CHECKING:
 
@@ -715,12 +721,14 @@ class ValidateTokenRequest(Message[_ValidateTokenRequestFields]):
             self,
             *,
             access_token: str = "",
+            known: list[bytes] | None = None,
         ) -> None:
             pass
 
         access_token: str
+        known: list[bytes]
 
-_ValidateTokenResponseFields: TypeAlias = Literal["principal", "expire_time"]
+_ValidateTokenResponseFields: TypeAlias = Literal["principal", "expire_time", "confirmed"]
 
 class ValidateTokenResponse(Message[_ValidateTokenResponseFields]):
     """
@@ -743,9 +751,15 @@ class ValidateTokenResponse(Message[_ValidateTokenResponseFields]):
             ```proto
             optional google.protobuf.Timestamp expire_time = 2;
             ```
+        confirmed:
+            The places in `known`, from 0, of those that are still good for the same principal. Of the others nothing is said.
+
+            ```proto
+            repeated uint32 confirmed = 3 [packed = true];
+            ```
     """
 
-    __slots__ = ("principal", "expire_time")
+    __slots__ = ("principal", "expire_time", "confirmed")
 
     if TYPE_CHECKING:
 
@@ -754,11 +768,13 @@ class ValidateTokenResponse(Message[_ValidateTokenResponseFields]):
             *,
             principal: Principal | None = None,
             expire_time: Timestamp | None = None,
+            confirmed: list[int] | None = None,
         ) -> None:
             pass
 
         principal: Principal | None
         expire_time: Timestamp | None
+        confirmed: list[int]
 
 _PrincipalFields: TypeAlias = Literal["id", "type", "organization", "session"]
 
@@ -890,7 +906,7 @@ class AuthenticationEvent(Message[_AuthenticationEventFields]):
 
 
 _DESC = file_desc(
-    b'\n.taskman/authentication/v1/authentication.proto\x12\x19taskman.authentication.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x90\x01\n\x0fRegisterRequest\x12 \n\x05email\x18\x01 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12,\n\x08password\x18\x02 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01\x12-\n\x0cdisplay_name\x18\x03 \x01(\tR\x0bdisplayNameB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01"E\n\x10RegisterResponse\x12\x14\n\x05email\x18\x01 \x01(\tR\x05email\x12\x1b\n\tnext_step\x18\x02 \x01(\tR\x08nextStep"^\n\x0cLoginRequest\x12 \n\x05email\x18\x01 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x10\x01\x18\xfe\x01\x12,\n\x08password\x18\x02 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"\xa5\x01\n\rTokenResponse\x12)\n\x0caccess_token\x18\x01 \x01(\tR\x0baccessTokenB\x06\xb2\xbb\x18\x02\x08\x01\x12+\n\rrefresh_token\x18\x02 \x01(\tR\x0crefreshTokenB\x06\xb2\xbb\x18\x02\x08\x01\x12\x1d\n\ntoken_type\x18\x03 \x01(\tR\ttokenType\x12\x1d\n\nexpires_in\x18\x04 \x01(\x05R\texpiresIn"G\n\x0eRefreshRequest\x125\n\rrefresh_token\x18\x01 \x01(\tR\x0crefreshTokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"/\n\rLogoutRequest\x12\x1e\n\neverywhere\x18\x01 \x01(\x08R\neverywhere"7\n\x0eLogoutResponse\x12%\n\x0eended_sessions\x18\x01 \x01(\x05R\rendedSessions"\x89\x01\n\x15ChangePasswordRequest\x12;\n\x10current_password\x18\x01 \x01(\tR\x0fcurrentPasswordB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb2\xbb\x18\x02\x08\x01\x123\n\x0cnew_password\x18\x02 \x01(\tR\x0bnewPasswordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"\x18\n\x16ChangePasswordResponse"?\n\x1bRequestPasswordResetRequest\x12 \n\x05email\x18\x01 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01"\x1e\n\x1cRequestPasswordResetResponse"l\n\x14ResetPasswordRequest\x12&\n\x05token\x18\x01 \x01(\tR\x05tokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb2\xbb\x18\x02\x08\x01\x12,\n\x08password\x18\x02 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"\x17\n\x15ResetPasswordResponse"\xb3\x01\n\x0cSetUpRequest\x12&\n\x05token\x18\x01 \x01(\tR\x05tokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb2\xbb\x18\x02\x08\x01\x12 \n\x05email\x18\x02 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12,\n\x08password\x18\x03 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01\x12+\n\x0cdisplay_name\x18\x04 \x01(\tR\x0bdisplayNameB\x08\xbaH\x05r\x03\x18\xc8\x01"#\n\rSetUpResponse\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user"\x10\n\x0eGetJwksRequest":\n\x04Jwks\x122\n\x04keys\x18\x01 \x03(\x0b2\x1e.taskman.authentication.v1.JwkR\x04keys"m\n\x03Jwk\x12\x10\n\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n\x03crv\x18\x02 \x01(\tR\x03crv\x12\x0c\n\x01x\x18\x03 \x01(\tR\x01x\x12\x10\n\x03kid\x18\x04 \x01(\tR\x03kid\x12\x10\n\x03alg\x18\x05 \x01(\tR\x03alg\x12\x10\n\x03use\x18\x06 \x01(\tR\x03use"K\n\x14ValidateTokenRequest\x123\n\x0caccess_token\x18\x01 \x01(\tR\x0baccessTokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80@\xb2\xbb\x18\x02\x08\x01"\x98\x01\n\x15ValidateTokenResponse\x12B\n\tprincipal\x18\x01 \x01(\x0b2$.taskman.authentication.v1.PrincipalR\tprincipal\x12;\n\x0bexpire_time\x18\x02 \x01(\x0b2\x1a.google.protobuf.TimestampR\nexpireTime"m\n\tPrincipal\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12"\n\x0corganization\x18\x03 \x01(\tR\x0corganization\x12\x18\n\x07session\x18\x04 \x01(\tR\x07session"\x91\x03\n\x13AuthenticationEvent\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n\x07session\x18\x02 \x01(\tR\x07session\x12\x18\n\x07failure\x18\x03 \x01(\tR\x07failure\x12\x1d\n\nip_address\x18\x04 \x01(\tR\tipAddress\x12\x1d\n\nuser_agent\x18\x05 \x01(\tR\tuserAgent\x12%\n\x0eended_sessions\x18\x06 \x01(\x05R\rendedSessions:\xcc\x01\xaa\xbb\x18\xc7\x01\n\x14auth.login.succeeded\n\x11auth.login.failed\n\x0bauth.logout\n\x14auth.token.refreshed\n\x11auth.token.reused\n\x15auth.password.changed\n\x1dauth.password.reset_requested\n\x14auth.setup.completed\n\x1aauth.registration.repeated2\xdb\r\n\x15AuthenticationService\x12\x97\x01\n\x08Register\x12*.taskman.authentication.v1.RegisterRequest\x1a+.taskman.authentication.v1.RegisterResponse"2\x82\xd3\xe4\x93\x02\x16"\x11/v1/auth/register:\x01*\xa2\xbb\x18\x12\x08\x01\x1a\x0cuser.created \x01\x12\xa6\x01\n\x05Login\x12\'.taskman.authentication.v1.LoginRequest\x1a(.taskman.authentication.v1.TokenResponse"J\x82\xd3\xe4\x93\x02\x13"\x0e/v1/auth/login:\x01*\xa2\xbb\x18-\x08\x01\x1a\x14auth.login.succeeded\x1a\x11auth.login.failed \x01\x12\xac\x01\n\x07Refresh\x12).taskman.authentication.v1.RefreshRequest\x1a(.taskman.authentication.v1.TokenResponse"L\x82\xd3\xe4\x93\x02\x15"\x10/v1/auth/refresh:\x01*\xa2\xbb\x18-\x08\x01\x1a\x14auth.token.refreshed\x1a\x11auth.token.reused \x01\x12\x8c\x01\n\x06Logout\x12(.taskman.authentication.v1.LogoutRequest\x1a).taskman.authentication.v1.LogoutResponse"-\x82\xd3\xe4\x93\x02\x14"\x0f/v1/auth/logout:\x01*\xa2\xbb\x18\x0f\x08\x02\x1a\x0bauth.logout\x12\xb9\x01\n\x0eChangePassword\x120.taskman.authentication.v1.ChangePasswordRequest\x1a1.taskman.authentication.v1.ChangePasswordResponse"B\x82\xd3\xe4\x93\x02\x1d"\x18/v1/auth/password:change:\x01*\xa2\xbb\x18\x1b\x08\x02\x1a\x15auth.password.changed \x01\x12\xd7\x01\n\x14RequestPasswordReset\x126.taskman.authentication.v1.RequestPasswordResetRequest\x1a7.taskman.authentication.v1.RequestPasswordResetResponse"N\x82\xd3\xe4\x93\x02#"\x1e/v1/auth/password:requestReset:\x01*\xa2\xbb\x18!\x08\x01\x1a\x1dauth.password.reset_requested\x12\xb5\x01\n\rResetPassword\x12/.taskman.authentication.v1.ResetPasswordRequest\x1a0.taskman.authentication.v1.ResetPasswordResponse"A\x82\xd3\xe4\x93\x02\x1c"\x17/v1/auth/password:reset:\x01*\xa2\xbb\x18\x1b\x08\x01\x1a\x15auth.password.changed \x01\x12\xa1\x01\n\x05SetUp\x12\'.taskman.authentication.v1.SetUpRequest\x1a(.taskman.authentication.v1.SetUpResponse"E\x82\xd3\xe4\x93\x02\x13"\x0e/v1/auth/setUp:\x01*\xa2\xbb\x18(\x08\x01\x1a\x0cuser.created\x1a\x14auth.setup.completed \x01\x12}\n\x07GetJwks\x12).taskman.authentication.v1.GetJwksRequest\x1a\x1f.taskman.authentication.v1.Jwks"&\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\xa2\xbb\x18\x04\x08\x01(\x01\x12\xcf\x01\n\rValidateToken\x12/.taskman.authentication.v1.ValidateTokenRequest\x1a0.taskman.authentication.v1.ValidateTokenResponse"[\xa2\xbb\x18W\x08\x03 \x01(\x012\x0eauthentication2\rauthorization2\x05users2\x03iam2\x05tasks2\x05audit2\rnotifications2\x07gatewayb\x06proto3',
+    b'\n.taskman/authentication/v1/authentication.proto\x12\x19taskman.authentication.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a taskman/options/v1/options.proto"\x90\x01\n\x0fRegisterRequest\x12 \n\x05email\x18\x01 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12,\n\x08password\x18\x02 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01\x12-\n\x0cdisplay_name\x18\x03 \x01(\tR\x0bdisplayNameB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01"E\n\x10RegisterResponse\x12\x14\n\x05email\x18\x01 \x01(\tR\x05email\x12\x1b\n\tnext_step\x18\x02 \x01(\tR\x08nextStep"^\n\x0cLoginRequest\x12 \n\x05email\x18\x01 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x10\x01\x18\xfe\x01\x12,\n\x08password\x18\x02 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"\xa5\x01\n\rTokenResponse\x12)\n\x0caccess_token\x18\x01 \x01(\tR\x0baccessTokenB\x06\xb2\xbb\x18\x02\x08\x01\x12+\n\rrefresh_token\x18\x02 \x01(\tR\x0crefreshTokenB\x06\xb2\xbb\x18\x02\x08\x01\x12\x1d\n\ntoken_type\x18\x03 \x01(\tR\ttokenType\x12\x1d\n\nexpires_in\x18\x04 \x01(\x05R\texpiresIn"G\n\x0eRefreshRequest\x125\n\rrefresh_token\x18\x01 \x01(\tR\x0crefreshTokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"/\n\rLogoutRequest\x12\x1e\n\neverywhere\x18\x01 \x01(\x08R\neverywhere"7\n\x0eLogoutResponse\x12%\n\x0eended_sessions\x18\x01 \x01(\x05R\rendedSessions"\x89\x01\n\x15ChangePasswordRequest\x12;\n\x10current_password\x18\x01 \x01(\tR\x0fcurrentPasswordB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb2\xbb\x18\x02\x08\x01\x123\n\x0cnew_password\x18\x02 \x01(\tR\x0bnewPasswordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"\x18\n\x16ChangePasswordResponse"?\n\x1bRequestPasswordResetRequest\x12 \n\x05email\x18\x01 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01"\x1e\n\x1cRequestPasswordResetResponse"l\n\x14ResetPasswordRequest\x12&\n\x05token\x18\x01 \x01(\tR\x05tokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb2\xbb\x18\x02\x08\x01\x12,\n\x08password\x18\x02 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01"\x17\n\x15ResetPasswordResponse"\xb3\x01\n\x0cSetUpRequest\x12&\n\x05token\x18\x01 \x01(\tR\x05tokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80\x02\xb2\xbb\x18\x02\x08\x01\x12 \n\x05email\x18\x02 \x01(\tR\x05emailB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12,\n\x08password\x18\x03 \x01(\tR\x08passwordB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x08\xb2\xbb\x18\x02\x08\x01\x12+\n\x0cdisplay_name\x18\x04 \x01(\tR\x0bdisplayNameB\x08\xbaH\x05r\x03\x18\xc8\x01"#\n\rSetUpResponse\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user"\x10\n\x0eGetJwksRequest":\n\x04Jwks\x122\n\x04keys\x18\x01 \x03(\x0b2\x1e.taskman.authentication.v1.JwkR\x04keys"m\n\x03Jwk\x12\x10\n\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n\x03crv\x18\x02 \x01(\tR\x03crv\x12\x0c\n\x01x\x18\x03 \x01(\tR\x01x\x12\x10\n\x03kid\x18\x04 \x01(\tR\x03kid\x12\x10\n\x03alg\x18\x05 \x01(\tR\x03alg\x12\x10\n\x03use\x18\x06 \x01(\tR\x03use"x\n\x14ValidateTokenRequest\x123\n\x0caccess_token\x18\x01 \x01(\tR\x0baccessTokenB\x10\xbaH\x07r\x05\x10\x01\x18\x80@\xb2\xbb\x18\x02\x08\x01\x12+\n\x05known\x18\x02 \x03(\x0cR\x05knownB\x15\xbaH\x0c\x92\x01\t\x10\xd0\x0f"\x04z\x02h\x14\xb2\xbb\x18\x02\x08\x01"\xb6\x01\n\x15ValidateTokenResponse\x12B\n\tprincipal\x18\x01 \x01(\x0b2$.taskman.authentication.v1.PrincipalR\tprincipal\x12;\n\x0bexpire_time\x18\x02 \x01(\x0b2\x1a.google.protobuf.TimestampR\nexpireTime\x12\x1c\n\tconfirmed\x18\x03 \x03(\rR\tconfirmed"m\n\tPrincipal\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12"\n\x0corganization\x18\x03 \x01(\tR\x0corganization\x12\x18\n\x07session\x18\x04 \x01(\tR\x07session"\x91\x03\n\x13AuthenticationEvent\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n\x07session\x18\x02 \x01(\tR\x07session\x12\x18\n\x07failure\x18\x03 \x01(\tR\x07failure\x12\x1d\n\nip_address\x18\x04 \x01(\tR\tipAddress\x12\x1d\n\nuser_agent\x18\x05 \x01(\tR\tuserAgent\x12%\n\x0eended_sessions\x18\x06 \x01(\x05R\rendedSessions:\xcc\x01\xaa\xbb\x18\xc7\x01\n\x14auth.login.succeeded\n\x11auth.login.failed\n\x0bauth.logout\n\x14auth.token.refreshed\n\x11auth.token.reused\n\x15auth.password.changed\n\x1dauth.password.reset_requested\n\x14auth.setup.completed\n\x1aauth.registration.repeated2\xdb\r\n\x15AuthenticationService\x12\x97\x01\n\x08Register\x12*.taskman.authentication.v1.RegisterRequest\x1a+.taskman.authentication.v1.RegisterResponse"2\x82\xd3\xe4\x93\x02\x16"\x11/v1/auth/register:\x01*\xa2\xbb\x18\x12\x08\x01\x1a\x0cuser.created \x01\x12\xa6\x01\n\x05Login\x12\'.taskman.authentication.v1.LoginRequest\x1a(.taskman.authentication.v1.TokenResponse"J\x82\xd3\xe4\x93\x02\x13"\x0e/v1/auth/login:\x01*\xa2\xbb\x18-\x08\x01\x1a\x14auth.login.succeeded\x1a\x11auth.login.failed \x01\x12\xac\x01\n\x07Refresh\x12).taskman.authentication.v1.RefreshRequest\x1a(.taskman.authentication.v1.TokenResponse"L\x82\xd3\xe4\x93\x02\x15"\x10/v1/auth/refresh:\x01*\xa2\xbb\x18-\x08\x01\x1a\x14auth.token.refreshed\x1a\x11auth.token.reused \x01\x12\x8c\x01\n\x06Logout\x12(.taskman.authentication.v1.LogoutRequest\x1a).taskman.authentication.v1.LogoutResponse"-\x82\xd3\xe4\x93\x02\x14"\x0f/v1/auth/logout:\x01*\xa2\xbb\x18\x0f\x08\x02\x1a\x0bauth.logout\x12\xb9\x01\n\x0eChangePassword\x120.taskman.authentication.v1.ChangePasswordRequest\x1a1.taskman.authentication.v1.ChangePasswordResponse"B\x82\xd3\xe4\x93\x02\x1d"\x18/v1/auth/password:change:\x01*\xa2\xbb\x18\x1b\x08\x02\x1a\x15auth.password.changed \x01\x12\xd7\x01\n\x14RequestPasswordReset\x126.taskman.authentication.v1.RequestPasswordResetRequest\x1a7.taskman.authentication.v1.RequestPasswordResetResponse"N\x82\xd3\xe4\x93\x02#"\x1e/v1/auth/password:requestReset:\x01*\xa2\xbb\x18!\x08\x01\x1a\x1dauth.password.reset_requested\x12\xb5\x01\n\rResetPassword\x12/.taskman.authentication.v1.ResetPasswordRequest\x1a0.taskman.authentication.v1.ResetPasswordResponse"A\x82\xd3\xe4\x93\x02\x1c"\x17/v1/auth/password:reset:\x01*\xa2\xbb\x18\x1b\x08\x01\x1a\x15auth.password.changed \x01\x12\xa1\x01\n\x05SetUp\x12\'.taskman.authentication.v1.SetUpRequest\x1a(.taskman.authentication.v1.SetUpResponse"E\x82\xd3\xe4\x93\x02\x13"\x0e/v1/auth/setUp:\x01*\xa2\xbb\x18(\x08\x01\x1a\x0cuser.created\x1a\x14auth.setup.completed \x01\x12}\n\x07GetJwks\x12).taskman.authentication.v1.GetJwksRequest\x1a\x1f.taskman.authentication.v1.Jwks"&\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\xa2\xbb\x18\x04\x08\x01(\x01\x12\xcf\x01\n\rValidateToken\x12/.taskman.authentication.v1.ValidateTokenRequest\x1a0.taskman.authentication.v1.ValidateTokenResponse"[\xa2\xbb\x18W\x08\x03 \x01(\x012\x0eauthentication2\rauthorization2\x05users2\x03iam2\x05tasks2\x05audit2\rnotifications2\x07gatewayb\x06proto3',
     [
         validate_pb.desc(),
         annotations_pb.desc(),
