@@ -168,12 +168,18 @@ async def test_the_embedded_broker(databases: Databases) -> None:
         stack.push_async_callback(broker.close)
         for queue in ("one", "two", "three"):
             await broker.declare(queue, ["#"])
-        await fill_table(broker._db, store.MESSAGES, ROWS, queue=lambda n: ("one", "two", "three")[n % 3])
+        queues = {"queue": lambda n: ("one", "two", "three")[n % 3], "attempts": lambda n: 0}
+        await fill_table(broker._db, store.MESSAGES, ROWS, **queues)
         hot = Hot(broker._db, "sqlite")
         async with broker.consume("two", prefetch=50) as deliveries:
             # 256 are read at once, and handed out as they are asked for.
             batch = await hot.check("next", anext(deliveries), work=40_000)
-            await hot.check("settled", deliveries.ack(batch))
+
+            async def settle() -> None:
+                await deliveries.ack(batch)
+                await broker._ledger.settled()
+
+            await hot.check("settled", settle())
 
 
 async def test_the_audit_log(databases: Databases) -> None:
