@@ -247,6 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ServerEnded as error:
             raise SystemExit(str(error)) from None
     cases = {case: summary(rounds) for case, rounds in bench.rounds.items()}
+    for case, answer in bench.answers.items():
+        if case in cases:
+            cases[case]["answer_bytes"] = len(base64.b64decode(answer["body"]))
     print(f"\nmedian of {options.rounds} × {options.seconds:g} s, {options.connections} connections, "
           f"workers: {options.workers}, "
           f"{environment['machine']}, {environment['cores']} cores shared with the load generator")  # fmt: skip

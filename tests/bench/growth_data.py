@@ -6,7 +6,7 @@ on SQLite and on PostgreSQL, search index included. What is asked for has the sa
 - Each task has a label and a word `lot…` that 20 tasks have, spread evenly over the whole time, and one assignee, who
   has 50.
 - Half of the tasks are in the project BIG, the others in projects of 500. `ADMIN` sees all of them, `MEMBER` is in BIG
-  and S0, `GUEST` in S0 alone.
+  and the first of these, `GUEST` in the last alone.
 - One task in ten is urgent, one in ten is in progress; 20 in BIG are `in_review`, which is no state of its workflow:
   lists do not care.
 """
@@ -117,10 +117,10 @@ async def _projects(db: SqliteDatabase | PostgresDatabase, count: int) -> list[s
     store = ProjectStore(cast(Database, db))
     made = []
     async with db.transaction(durable=False) as tx:
-        for number in range(-1, -(-count // 2 // _SMALL)):
-            members = {ADMIN: "admin"} | {user: "editor" for user, most in ((MEMBER, 0), (GUEST, 0)) if number == most}
-            if number < 0:
-                members[MEMBER] = "editor"
+        last = -(-count // 2 // _SMALL) - 1
+        for number in range(-1, last + 1):
+            editors = [user for user, places in ((MEMBER, (-1, 0)), (GUEST, (last,))) if number in places]
+            members = {ADMIN: "admin"} | dict.fromkeys(editors, "editor")
             row = await store.insert(
                 tx,
                 {
