@@ -42,7 +42,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
-    """An SVG without scripts: CPU of a call against the number of tasks, both logarithmic, one line for each case.
+    """An SVG without scripts: CPU of a call, logarithmic, at each number of tasks, one line for each case.
 
     A dashed line is PostgreSQL's.
     """
