@@ -79,6 +79,15 @@ async def test_one_question_serves_all_who_were_there_lately(house: House, token
     assert [len(question.known) for question in service.questions] == [0]
 
 
+async def test_a_hot_token_is_asked_about_once(house: House, tokens: list[str]) -> None:
+    """AUTHN-4: by a hundred at once, the first time and each time that its answer has grown old."""
+    service = Service(house)
+    for _ in range(3):
+        assert all(await service.knows(*[tokens[0]] * 100))
+        assert len(service.questions) == 1
+        service.time += identity.TTL
+
+
 async def test_who_was_shut_out_is_out_and_the_others_stay(house: House, tokens: list[str]) -> None:
     """AUTHN-4: by a log-out, by being deactivated; also where the one who asks for all is the one who is out."""
     service = Service(house)

@@ -95,6 +95,15 @@ async def test_one_question_serves_all_as_long_as_nothing_changes(
     assert sorted(service.asked) == sorted(people)
 
 
+async def test_a_hot_plan_is_asked_for_once(house: House, people: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """AUTHZ-4: by a hundred at once, the first time and each time that it has grown old."""
+    service = Service(house, monkeypatch)
+    for seconds in (guard.TTL, guard.TTL, KEPT, guard.TTL):
+        await service.may(*[people[0]] * 100)
+        assert len(service.asked) == 1
+        service.time += seconds
+
+
 async def test_after_a_change_nobody_is_decided_on_by_what_was_before(
     house: House, people: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
