@@ -1,4 +1,4 @@
-"""One question at a time: callers who want the same thing at once share one answer; or things of one kind, one read."""
+"""Callers who want the same thing at once share one answer; things of one kind, one read; work of one kind, one go."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-__all__ = ["Coalescer", "Gatherer"]
+__all__ = ["Batches", "Coalescer", "Gatherer"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+T = TypeVar("T")
 
 
 class Coalescer(Generic[K, V]):
@@ -71,3 +72,38 @@ class Gatherer(Generic[K, V]):
         else:
             for key, answer in asked.items():
                 answer.set_result(found.get(key))
+
+
+class Batches(Generic[T]):
+    """Does together what comes while the batch before is being done."""
+
+    def __init__(self, work: Callable[[Sequence[T]], Awaitable[None]], largest: int) -> None:
+        """`work` does a batch of `largest` at most. Its exception goes to all whose work was in it."""
+        self._work = work
+        self._largest = largest
+        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def do(self, item: T) -> None:
+        """Returns when it is done; it is done even if the caller gives up."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        await asyncio.shield(done)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
+                try:
+                    await self._work([item for item, _ in batch])
+                except Exception as error:
+                    for _, done in batch:
+                        done.set_exception(error)
+                        done.exception()  # read, or asyncio reports those whose caller has gone
+                else:
+                    for _, done in batch:
+                        done.set_result(None)
+        finally:
+            self._running = None

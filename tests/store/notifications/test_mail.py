@@ -8,6 +8,7 @@ import email.policy
 import stat
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -28,10 +29,13 @@ from taskman_sdk.proto.taskman.notification.v1.notification_pb import (
 )
 from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
 from taskman_sdk.proto.taskman.user.v1.user_pb import User, UserEvent
+from taskman_server.kit.db import DatabaseError, Row, Transaction
 from taskman_server.kit.events import Event
 from taskman_server.kit.ids import new_id
 from taskman_server.kit.rpc import service_principal
 from taskman_server.services.notifications import SERVICE
+from taskman_server.services.notifications.store import NotificationStore
+from taskman_server.services.notifications.worker import LEASE
 from tests.store.audit.house import ORGANIZATION, House, Peers, open_house
 from tests.store.databases import Databases
 from tests.store.notifications.receivers import MailServer, part
@@ -421,3 +425,32 @@ async def test_the_worker_ends_at_once_and_what_was_due_goes_out_at_the_next_sta
     async with open_house(SERVICE, databases, peers=peers, clock=clock) as house:
         (delivery,) = await settled(house, 1)
         assert len(delivery.attempts) == 1
+
+
+async def test_of_attempts_that_end_together_one_that_cannot_be_recorded_leaves_the_others_alone(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NOTIFY-5: one commit for all; where that fails each has its own."""
+    finish = NotificationStore.finish
+    together: list[int] = []
+
+    async def fails_for_one(
+        self: NotificationStore, tx: Transaction, row: Row, *rest: Any, **values: Any
+    ) -> Row | None:
+        together.append(id(tx))
+        if "User3" in row.payload:
+            raise DatabaseError("it cannot be recorded")
+        return await finish(self, tx, row, *rest, **values)
+
+    users = {f"User{n}": new_id("user") for n in range(8)}
+    async with open_house(SERVICE, databases) as house:
+        with monkeypatch.context() as patched:
+            patched.setattr(NotificationStore, "finish", fails_for_one)
+            await house.publish(*(created(house, user, name) for name, user in users.items()))
+            ended = await settled(house, 7)
+        assert "user3@example.com" not in {each.recipient for each in ended}
+        assert all(len(each.attempts) == 1 for each in ended)
+        assert len(set(together)) < len(together), "some were to be one commit"
+        house.clock.advance(LEASE.total_seconds() + 1)
+        house.parts.workers[0].wake()  # type: ignore[attr-defined]
+        assert len(await settled(house, 8)) == 8, "the lease of the one ran out, and it was sent again"

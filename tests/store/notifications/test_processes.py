@@ -98,10 +98,10 @@ async def test_two_who_take_at_once_get_different_deliveries(pair: Pair, busy: b
         store, found = NotificationStore(house.db), []
         while True:
             async with store.claiming() as tx:
-                row = await store.claim(tx, "webhook", ORGANIZATION, now, LEASE, running=[], busy=shunned)
-            if row is None:
+                rows = await store.claim(tx, "webhook", ORGANIZATION, now, LEASE, running=[], busy=shunned)
+            if not rows:
                 return found
-            found.append(row.id)
+            found += [row.id for row in rows]
 
     taken = [each for house in await asyncio.gather(*(take(pair[n % 2]) for n in range(4))) for each in house]
     # Who finds only what another one holds at that moment stops looking; the next look finds it.
@@ -122,8 +122,8 @@ async def test_a_row_that_was_taken_a_moment_ago_is_not_taken_again(pair: Pair) 
             async with store.claiming() as tx:
                 return await store.claim(tx, "webhook", ORGANIZATION, now, LEASE, running=[], busy=busy)
 
-        rows = [row for row in await asyncio.gather(*(take(pair[n % 2]) for n in range(8))) if row is not None]
-        assert len(rows) == 1
+        taken = await asyncio.gather(*(take(pair[n % 2]) for n in range(8)))
+        assert len([row for rows in taken for row in rows]) == 1
 
 
 async def test_two_who_record_the_same_delivery_number_their_attempts(pair: Pair) -> None:
@@ -137,14 +137,15 @@ async def test_two_who_record_the_same_delivery_number_their_attempts(pair: Pair
             store = NotificationStore(house.db)
             at = now + n * (LEASE + timedelta(seconds=1))
             async with store.claiming() as tx:
-                row = await store.claim(tx, "webhook", ORGANIZATION, at, LEASE, running=[], busy=[])
+                (row,) = await store.claim(tx, "webhook", ORGANIZATION, at, LEASE, running=[])
             claims.append((house, row, at + LEASE))
 
         async def record(house: House, row: Any, claim: Any) -> bool:
             attempt = {"time": now, "status_code": 200, "error": "", "duration_ms": 1}
             values = {"state": "delivered", "tries": 1, "next_attempt_time": None, "recipient": "", "payload": None}
             async with house.db.transaction() as tx:
-                return await NotificationStore(house.db).finish(tx, row, claim, attempt, **values)
+                ended = await NotificationStore(house.db).finish(tx, row, claim, attempt, **values)
+                return ended is not None
 
         assert await asyncio.gather(*(record(*each) for each in claims)) == [False, True]
         (_, row, _) = claims[0]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from email.message import EmailMessage
 
 import pytest
 
-from taskman_server.services.notifications.mail import SmtpSender, build_message
+from taskman_server.services.notifications.mail import Mail, SmtpSender, build_mail
 from taskman_server.services.notifications.templating import Templates
 from tests.store.notifications.conftest import Certificates
 from tests.store.notifications.receivers import MailServer, part
@@ -15,9 +14,9 @@ from tests.store.notifications.receivers import MailServer, part
 LINK = "https://taskman.example/reset-password?token=" + "x" * 100
 
 
-def a_message(name: str = "Ann") -> EmailMessage:
+def a_message(name: str = "Ann") -> Mail:
     rendered = Templates().render("password_reset", {"email": "a@example.com", "link": LINK, "display_name": name})
-    return build_message(
+    return build_mail(
         rendered,
         sender="TaskMan <taskman@example.com>",
         recipient="ann@example.com",
@@ -84,10 +83,8 @@ async def test_a_text_is_sent_as_plainly_as_the_server_can_take_it(
     server = MailServer(seven_bits=seven_bits)
     try:
         message = a_message(name)
-        before = message.as_bytes()
         outcome = await SmtpSender(server.url).send(message, "delivery_1", datetime.now(UTC))
         assert outcome.kind == "delivered", outcome.error
-        assert message.as_bytes() == before, "it may be sent again, to another server"
         (raw,), ((_, received),), (options,) = server.raw, server.mails, server.options
     finally:
         server.close()

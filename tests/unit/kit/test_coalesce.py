@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from taskman_server.kit.coalesce import Coalescer, Gatherer
+from taskman_server.kit.coalesce import Batches, Coalescer, Gatherer
 
 
 class Reader:
@@ -86,3 +86,41 @@ async def test_nobody_waits_for_a_read_that_is_cancelled_with_the_loop() -> None
     gatherer = Gatherer(read)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(gatherer.get("a"), 5)
+
+
+async def test_work_that_comes_while_some_is_done_is_done_together() -> None:
+    """NOTIFY-5: in the order it came, no more than the largest batch at once."""
+    batches: list[list[int]] = []
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def work(items: Sequence[int]) -> None:
+        batches.append(list(items))
+        begun.set()
+        await may_end.wait()
+
+    together = Batches(work, largest=4)
+    doing = [asyncio.create_task(together.do(0))]
+    await begun.wait()
+    doing += [asyncio.create_task(together.do(number)) for number in range(1, 7)]
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.gather(*doing)
+    assert batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+async def test_a_batch_that_fails_fails_for_those_in_it_alone() -> None:
+    """NOTIFY-5: and who gave up waiting holds up nobody."""
+    done: list[int] = []
+
+    async def work(items: Sequence[int]) -> None:
+        if 1 in items:
+            raise ValueError("not these")
+        done.extend(items)
+
+    together = Batches(work, largest=2)
+    doing = [asyncio.create_task(together.do(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    doing[2].cancel()
+    ends = await asyncio.gather(*doing, return_exceptions=True)
+    assert [type(each) for each in ends] == [ValueError, ValueError, asyncio.CancelledError, type(None)]
+    assert done == [2, 3], "it is done even for whom nobody waits"

@@ -89,7 +89,9 @@ def retry_after(header: str | None, now: datetime) -> float | None:
 
 def one_line(text: str, limit: int = 200) -> str:
     """The text without line breaks and control characters, cut to a length: fit for a mail's header or a title."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MAILS", "WEBHOOKS", "Limits", "Slots"]
+__all__ = ["MAILS", "MAILS_TO_FILES", "WEBHOOKS", "Limits", "Slots"]
 
 _REMEMBERED: Final = 10_000
 
@@ -30,6 +30,7 @@ class Limits:
 
 
 MAILS: Final = Limits("email", total=10, per_organization=5, per_host=10)
+MAILS_TO_FILES: Final = Limits("email", total=64, per_organization=32, per_host=64)
 WEBHOOKS: Final = Limits("webhook", total=30, per_organization=3, per_host=2)
 """A call takes 15 seconds at most, so that ten organizations whose receivers never answer fill it up that long."""
 
@@ -58,6 +59,10 @@ class Slots:
     def of(self, organization: str) -> list[str]:
         """The deliveries of an organization that are under way."""
         return [identifier for identifier, (owner, _) in self._taken.items() if owner == organization]
+
+    def may_have(self, organization: str) -> int:
+        """How many more an organization may have under way."""
+        return min(self.free, self.limits.per_organization - self._organizations[organization])
 
     def next(self, waiting: Collection[str]) -> str | None:
         """The organization whose turn it is: the one with the fewest under way, then the one served longest ago.

@@ -122,7 +122,7 @@ _DUE = Statement(
         DELIVERIES.c.id.not_in(_RUNNING),
     )
     .order_by(DELIVERIES.c.next_attempt_time)
-    .limit(1)
+    .limit(bindparam("limit"))
     .with_for_update(skip_locked=True, of=DELIVERIES)
 )
 
@@ -304,22 +304,23 @@ class NotificationStore:
         lease: timedelta,
         *,
         running: Collection[str],
-        busy: Collection[str],
-    ) -> Row | None:
-        """Takes the delivery of an organization that is due longest; nobody else gets it before the lease has run out.
+        busy: Collection[str] = (),
+        limit: int = 1,
+    ) -> list[Row]:
+        """Takes the deliveries of an organization that are due longest; nobody else gets them before the lease has run
+        out.
 
-        Not one that is `running`, nor one to a `busy` webhook; what is left of deleted webhooks waits while there are
-        busy ones. `webhook_url` is where it goes now; None when its
-        webhook was deleted, and for mails.
+        None that is `running`, nor to a `busy` webhook; with `busy` ones it takes one at most, and what is left of
+        deleted webhooks waits. `webhook_url` is where it goes now; None when its webhook was deleted, and for mails.
         """
         common: dict[str, Any] = {"organization": organization, "now": now, "running": list(running)}
         if busy:
-            row = await tx.fetch_one(_DUE_BESIDE, busy=list(busy), **common)
+            rows = await tx.fetch_all(_DUE_BESIDE, busy=list(busy), **common)
         else:
-            row = await tx.fetch_one(_DUE, channel=channel, **common)
-        if row is not None:
-            await tx.execute(_CLAIM, key=row.id, until=now + lease)
-        return row
+            rows = await tx.fetch_all(_DUE, channel=channel, limit=limit, **common)
+        if rows:
+            await tx.execute_many(_CLAIM, [{"key": row.id, "until": now + lease} for row in rows])
+        return rows
 
     async def next_due(self, now: datetime) -> datetime | None:
         """When the next delivery is due that is not due yet."""
@@ -328,16 +329,21 @@ class NotificationStore:
 
     async def finish(
         self, tx: Transaction, row: Row, claim: datetime, attempt: Mapping[str, Any], **values: Any
-    ) -> bool:
-        """Records an attempt and what becomes of its delivery; whether the delivery was still ours."""
+    ) -> Row | None:
+        """Records an attempt and what becomes of its delivery: the delivery as it is then, or None when it was no
+        longer ours."""
         # Locked first: who had it before us may be recording at this moment, and attempts are numbered.
-        await tx.fetch_one(_DELIVERY_FOR_UPDATE, organization=row.organization, id=row.id)
+        locked = await tx.fetch_one(_DELIVERY_FOR_UPDATE, organization=row.organization, id=row.id)
         count = await tx.fetch_one(_ATTEMPT_COUNT, delivery=row.id)
         assert count is not None
         await tx.execute(
             _ATTEMPT_INSERT, delivery=row.id, organization=row.organization, number=count.count + 1, **attempt
         )
-        return bool(await tx.execute(_FINISH, key=row.id, claim=claim, **values))
+        if not await tx.execute(_FINISH, key=row.id, claim=claim, **values):
+            return None
+        assert locked is not None, "it was changed"
+        ended: Row = locked._replace(**values)
+        return ended
 
     # lists
 

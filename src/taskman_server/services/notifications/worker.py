@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -18,15 +19,16 @@ from typing import Any, Final
 from taskman_sdk.errors import InvalidArgumentError, TaskManError
 from taskman_sdk.proto.taskman.notification.v1.notification_pb import DeliveryEvent, WebhookEvent
 from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
+from taskman_server.kit.coalesce import Batches
 from taskman_server.kit.db import DatabaseError, Row, Transaction
 from taskman_server.kit.ids import is_id
 from taskman_server.kit.rpc.call import Context
 from taskman_server.kit.rpc.runtime import Runtime
 from taskman_server.services.notifications.convert import delivery_message, webhook_message
-from taskman_server.services.notifications.mail import MailSender, build_message
+from taskman_server.services.notifications.mail import MailSender, build_mail
 from taskman_server.services.notifications.outcome import Outcome
 from taskman_server.services.notifications.rules import due, host_of, next_delay
-from taskman_server.services.notifications.slots import MAILS, WEBHOOKS, Slots
+from taskman_server.services.notifications.slots import WEBHOOKS, Slots
 from taskman_server.services.notifications.store import NotificationStore
 from taskman_server.services.notifications.templating import Templates
 from taskman_server.services.notifications.webhooks import WebhookSender
@@ -37,6 +39,16 @@ LEASE: Final = timedelta(seconds=120)  # longer than any attempt can take
 MAX_REST: Final = 30.0  # for what another process left behind
 SHARED_REST: Final = 3.0  # the same where several processes are at work
 GRACE: Final = 5.0
+_RECORDED_TOGETHER: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    row: Row
+    claim: datetime
+    outcome: Outcome
+    values: Mapping[str, Any]
+    context: Context
 
 
 class DeliveryWorker:
@@ -60,8 +72,9 @@ class DeliveryWorker:
         self._wiped = wiped
         self._wake = asyncio.Event()
         # Apart, so that no receiver of webhooks can hold up a mail.
-        self._slots = (Slots(MAILS), Slots(WEBHOOKS))
+        self._slots = (Slots(mail.limits), Slots(WEBHOOKS))
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._records: Batches[_Attempt] = Batches(self._record_all, _RECORDED_TOGETHER)
 
     def wake(self) -> None:
         """Something may be due: a new delivery, or the clock was moved."""
@@ -112,14 +125,17 @@ class DeliveryWorker:
                     if full := slots.full_hosts:
                         urls = await self._store.webhook_urls(tx, organization)
                         busy = [each.id for each in urls if host_of(each.url) in full]
-                    row = await self._store.claim(
-                        tx, channel, organization, now, LEASE, running=slots.of(organization), busy=busy
-                    )
-                    if row is None:
+                    # Calls one by one, as each may fill a host; mails several at a time.
+                    share = 1 if channel == "webhook" else max(1, slots.may_have(organization) // len(due))
+                    rows = await self._store.claim(
+                        tx, channel, organization, now, LEASE,
+                        running=slots.of(organization), busy=busy, limit=share,
+                    )  # fmt: skip
+                    if len(rows) < share:
                         due.remove(organization)
-                        continue
-                    slots.take(row.id, organization, host_of(row.webhook_url) if row.webhook_url else "")
-                    begun.append(row)
+                    for row in rows:
+                        slots.take(row.id, organization, host_of(row.webhook_url) if row.webhook_url else "")
+                        begun.append(row)
         except BaseException:
             for row in begun:
                 slots.give_back(row.id)
@@ -157,18 +173,41 @@ class DeliveryWorker:
             # Its text could quote the content, and with it a secret.
             self._runtime.telemetry.log.error("an attempt failed", delivery=row.id, error=type(error).__name__)
             outcome = Outcome("retry", 0, f"A fault on our side ({type(error).__name__}).")
-        attempt = {
+        values = {
             "time": time,
             "status_code": outcome.status_code,
             "error": outcome.error,
             "duration_ms": round((clock.monotonic() - started) * 1000),
         }
         try:
-            async with self._runtime.db.transaction() as tx:
-                await self._record(tx, row, claim, outcome, attempt, context)
+            await self._records.do(_Attempt(row, claim, outcome, values, context))
         except DatabaseError as error:
-            # The lease runs out, and it is sent again.
-            self._runtime.telemetry.log.error("an attempt was not recorded", delivery=row.id, error=str(error))
+            self._not_recorded(row, error)
+
+    async def _record_all(self, attempts: Sequence[_Attempt]) -> None:
+        """Attempts that ended at about the same time are one commit.
+
+        Raises:
+            DatabaseError: it is one alone, and could not be recorded.
+        """
+        try:
+            async with self._runtime.db.transaction() as tx:
+                # In one order everywhere: another process may be recording some of the same at this moment.
+                for attempt in sorted(attempts, key=lambda each: each.row.id):
+                    await self._record(tx, attempt)
+        except DatabaseError:
+            if len(attempts) == 1:
+                raise
+            # One of them may be at fault, and the others are not to be sent twice for it.
+            for attempt in attempts:
+                try:
+                    await self._record_all([attempt])
+                except DatabaseError as error:
+                    self._not_recorded(attempt.row, error)
+
+    def _not_recorded(self, row: Row, error: DatabaseError) -> None:
+        # The lease runs out, and it is sent again.
+        self._runtime.telemetry.log.error("an attempt was not recorded", delivery=row.id, error=str(error))
 
     async def _send_webhook(self, row: Row, webhook: Row | None) -> Outcome:
         if webhook is None:
@@ -197,7 +236,7 @@ class DeliveryWorker:
         values = {"email": address, "public_url": self._runtime.settings.public_url, **variables, "display_name": name}
         try:
             rendered = self._templates.render(content["template"], values)
-            message = build_message(
+            mail = build_mail(
                 rendered,
                 sender=self._runtime.settings.mail_from,
                 recipient=address,
@@ -207,7 +246,7 @@ class DeliveryWorker:
             )
         except (InvalidArgumentError, ValueError) as error:
             return Outcome("failed", 0, f"The mail cannot be made ({type(error).__name__}).")
-        sent = await self._mail.send(message, row.id, row.create_time)
+        sent = await self._mail.send(mail, row.id, row.create_time)
         return Outcome(sent.kind, sent.status_code, sent.error, sent.retry_after, address)
 
     async def _person(self, organization: str, user: str, context: Context) -> dict[str, Any] | None:
@@ -225,9 +264,8 @@ class DeliveryWorker:
             }
         return None
 
-    async def _record(
-        self, tx: Transaction, row: Row, claim: datetime, outcome: Outcome, attempt: dict[str, Any], context: Context
-    ) -> None:
+    async def _record(self, tx: Transaction, attempt: _Attempt) -> None:
+        row, outcome, context = attempt.row, attempt.outcome, attempt.context
         tries = row.tries + 1
         state = "delivered" if outcome.kind == "delivered" else "failed"
         next_time: datetime | None = None
@@ -235,11 +273,11 @@ class DeliveryWorker:
             delay = next_delay(tries, row.sensitive, random.random(), outcome.retry_after)
             if delay is not None:
                 state, next_time = "pending", due(context.now, delay)
-        ours = await self._store.finish(
+        ended = await self._store.finish(
             tx,
             row,
-            claim,
-            attempt,
+            attempt.claim,
+            attempt.values,
             state=state,
             tries=tries,
             next_attempt_time=next_time,
@@ -251,10 +289,8 @@ class DeliveryWorker:
             tx.on_commit(self._wiped)
         if outcome.kind == "gone":
             await self._disable(tx, row, context)
-        if not ours or state == "pending":
+        if ended is None or state == "pending":
             return
-        ended = await self._store.delivery_for_update(tx, row.organization, row.id)
-        assert ended is not None
         attempts = await self._store.attempts([row.id], tx)
         event = DeliveryEvent(delivery=delivery_message(ended, attempts[row.id]))
         name = "notification.delivered" if state == "delivered" else "notification.failed"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from standardwebhooks import Webhook as Verifier
 from taskman_sdk.errors import InvalidArgumentError
 from taskman_server.kit.events import Event
 from taskman_server.kit.ids import new_id
-from taskman_server.services.notifications.mail import FileSender, SmtpSender, build_message, mail_sender
+from taskman_server.services.notifications.mail import FileSender, SmtpSender, build_mail, mail_sender
 from taskman_server.services.notifications.rules import (
     DELAYS,
     check_url,
@@ -27,7 +30,7 @@ from taskman_server.services.notifications.rules import (
     webhook_secret,
     webhook_wants,
 )
-from taskman_server.services.notifications.templating import _NEEDED, Templates
+from taskman_server.services.notifications.templating import _NEEDED, Rendered, Templates
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -215,22 +218,46 @@ def test_what_is_no_address_makes_no_mail(recipient: str) -> None:
     """NOTIFY-1."""
     rendered = Templates().render("welcome", {"email": "a", "public_url": "b"})
     with pytest.raises(ValueError):
-        build_message(rendered, sender="x@y.example", recipient=recipient, name="", delivery="d", time=NOW)
+        build_mail(rendered, sender="x@y.example", recipient=recipient, name="", delivery="d", time=NOW)
 
 
 @given(st.text(max_size=100), st.text(max_size=200))
 def test_no_name_or_subject_adds_a_header_or_a_receiver(name: str, title: str) -> None:
     """NOTIFY-1, NOTIFY-4."""
     rendered = TEMPLATES.render("task_assigned", {"task": "t", "key": "K", "title": title or "x"})
-    message = build_message(
-        rendered, sender="T <x@y.example>", recipient="a@b.example", name=name, delivery="d", time=NOW
-    )
-    head = message.as_bytes().partition(b"\r\n\r\n")[0]
+    mail = build_mail(rendered, sender="T <x@y.example>", recipient="a@b.example", name=name, delivery="d", time=NOW)
+    message = email.message_from_bytes(mail.content, policy=email.policy.default)
+    head = mail.content.partition(b"\r\n\r\n")[0]
     names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n") if line[:1] not in (b" ", b"\t")]
     assert sorted(names) == sorted(
         [b"from", b"to", b"subject", b"date", b"message-id", b"auto-submitted", b"mime-version", b"content-type"]
     )
-    assert [a.addr_spec for a in message["to"].addresses] == ["a@b.example"]
+    (to,) = message["to"].addresses
+    assert to.addr_spec == "a@b.example"
+    # Python's reader puts blanks between the encoded words of a long name.
+    assert to.display_name.replace(" ", "") == one_line(name).replace(" ", "")
+    assert message["subject"] == rendered.subject
+
+
+@given(st.text(max_size=2000), st.sampled_from(["", "=?utf-8?q?Ada?=", 'Ada "The Countess", Lovelace', "Ünï" * 50]))
+def test_a_mail_says_what_was_rendered(title: str, name: str) -> None:
+    """NOTIFY-1: as every reader takes it apart, in lines that every server takes."""
+    text = f"Hello {title}\nhttps://taskman.example/{'x' * 300}\n"
+    mail = build_mail(
+        Rendered("Hello", text, f"<p>{title}</p>"),
+        sender="T <x@y.example>", recipient="a@b.example", name=name, delivery="d", time=NOW,
+    )  # fmt: skip
+    assert (mail.sender, mail.recipient) == ("x@y.example", "a@b.example")
+    assert all(len(line) <= 998 for line in mail.content.split(b"\r\n"))
+    assert b"\n" not in mail.content.replace(b"\r\n", b"")
+    message = email.message_from_bytes(mail.content, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    assert not message.defects
+    assert message["to"].addresses[0].display_name.replace(" ", "") == one_line(name).replace(" ", "")
+    for kind, expected in (("plain", text), ("html", f"<p>{title}</p>")):
+        part = message.get_body((kind,))
+        assert part is not None
+        assert part.get_content().splitlines() == expected.splitlines()
 
 
 TEMPLATES = Templates()
@@ -270,7 +297,7 @@ async def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path) ->
     """NOTIFY-5."""
     (tmp_path / "file").write_text("")
     rendered = TEMPLATES.render("welcome", {"email": "a", "public_url": "b"})
-    message = build_message(rendered, sender="x@y.example", recipient="a@b.c", name="", delivery="d", time=NOW)
-    outcome = await FileSender(tmp_path / "file").send(message, "d", NOW + timedelta(1))
+    mail = build_mail(rendered, sender="x@y.example", recipient="a@b.c", name="", delivery="d", time=NOW)
+    outcome = await FileSender(tmp_path / "file").send(mail, "d", NOW + timedelta(1))
     assert outcome.kind == "retry"
     assert "written" in outcome.error
