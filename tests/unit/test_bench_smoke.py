@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from taskman_server.settings import SERVICES
 from tests.bench import metrics
 
 _PLAIN = {"get", "list", "create"}
@@ -44,6 +45,28 @@ def test_a_quick_round_measures_every_case_beside_the_others(repo: Path, tmp_pat
     assert 0 < cases["list"]["metrics"]["query_p95_ms"] < 1000
     assert {"tasks/read", "tasks/write", "tasks/commit"} <= cases["create"]["metrics"]["query_p95s_ms"].keys()
     assert "server ×" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_quick_round_measures_the_cluster_by_process(repo: Path, tmp_path: Path) -> None:
+    """OPS-9: eight processes together and each by itself, what they stand on apart, the metrics of all of them."""
+    output = tmp_path / "bench.json"
+    generator = "wrk" if shutil.which("wrk") else "python"
+    command = [sys.executable, "-m", "tests.bench", "--shape", "cluster", "--quick", "--cases", "get"]
+    command += ["--loadgen", generator, "--output", str(output)]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(output.read_text())["cases"]["get"]
+    assert set(found["ratio"]) == {"bare"}
+    measured = found["rounds"][0]["server"]
+    by_name = {process.rpartition(" ")[2]: cpu for process, cpu in measured["cpu_us_by_process"].items()}
+    assert {"gateway", *SERVICES} <= set(by_name)
+    assert sum(by_name.values()) == pytest.approx(measured["cpu_us"], abs=1)
+    assert by_name["gateway"] > 0
+    assert by_name["tasks"] > 0
+    assert set(measured["cpu_us_of_parts"]) == {"postgresql", "rabbitmq", "redis"}
+    assert {"gateway/tokens", "tasks/tokens", "tasks/tasks"} <= set(found["metrics"]["cache_hit_rates"])
+    assert "tasks/read" in found["metrics"]["query_p95s_ms"]
 
 
 def test_a_percentile_is_read_out_of_the_buckets_that_the_server_counts_in() -> None:
