@@ -22,6 +22,8 @@ from tests.contract.servers import ServerProcess
 from tests.contract.waiting import eventually
 from tests.contract.world import ADMIN_EMAIL, ADMIN_PASSWORD, Site, project_key
 
+SWEEP = 5.0  # seconds between two looks of a relay that nobody wakes
+
 
 def _processes(server: ServerProcess) -> list[psutil.Process]:
     """The first process and its workers."""
@@ -151,7 +153,7 @@ async def test_an_event_of_a_worker_is_heard_at_once(crew: ServerProcess, worker
 
             await eventually(told, "the notification")
             waits.append(loop.time() - began)
-    assert min(waits) < 2.5
+    assert sum(waits) < 4 * SWEEP, "each waited for the next look"
 
 
 async def test_one_scrape_sees_what_all_have_counted(crew: ServerProcess, workers: Site) -> None:
