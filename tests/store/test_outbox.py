@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -73,7 +74,7 @@ async def effects(db: Database) -> list[str]:
     return [row.event_id for row in await db.fetch_all(ALL_EFFECTS)]
 
 
-async def consume(db: Database, broker: EmbeddedBroker, handler: Handler, **options: int) -> Consumer:
+async def consume(db: Database, broker: EmbeddedBroker, handler: Handler, **options: Any) -> Consumer:
     consumer = Consumer(db, broker, Subscription("tasks.task", ["#"], handler, **options), pause=0.01)
     await consumer.start()
     return consumer
@@ -283,6 +284,36 @@ async def test_what_a_crash_left_goes_first_at_the_start(db: Database, broker: E
     await until(drained)
     await relay.stop()
     assert [message.id for message in await broker.peek("tasks.task")] == [event.id for event in events]
+
+
+async def test_a_handler_of_batches_is_given_the_new_events_of_each_once(db: Database, broker: EmbeddedBroker) -> None:
+    """EVENT-1, EVENT-2: in their order; the events around one that fails are handled by themselves, that one undone."""
+    poison = an_event(key="task_9")
+    heard: list[int] = []
+
+    async def handle_all(events: Sequence[Event], tx: Transaction) -> None:
+        heard.append(len(events))
+        for event in events:
+            await note_effect(event, tx)
+        if poison in events:
+            raise ValueError("cannot")
+
+    events = [an_event(key=f"task_{number % 4}") for number in range(20)]
+    await broker.declare("tasks.task", ["#"])
+    await broker.publish([Message.of(event) for event in events[:9]])
+    consumer = await consume(db, broker, never, together=handle_all, delivery_limit=3)
+    assert await until_effects(db, 9) == [event.id for event in events[:9]]
+    await until_settled(broker)
+    assert sum(heard) == 9
+    await broker.publish([Message.of(event) for event in (*events[:10], poison, *events[10:])])
+    await until_settled(broker, dead=1)
+    assert await effects(db) == [event.id for event in events]
+    await consumer.stop()
+
+
+async def never(event: Event, tx: Transaction) -> None:
+    """A handler that is not called where there is one of batches."""
+    raise AssertionError(event.id)
 
 
 async def test_a_poison_event_is_given_up_and_the_batch_around_it_counts_once(

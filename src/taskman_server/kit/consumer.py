@@ -31,6 +31,7 @@ from taskman_server.kit.ids import id_floor
 _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Event, Transaction], Awaitable[None]]
+BatchHandler: TypeAlias = Callable[[Sequence[Event], Transaction], Awaitable[None]]
 
 _REASON_LENGTH = 300
 _CONFLICTS = 4
@@ -61,6 +62,7 @@ class Subscription:
         bindings: patterns of event names, for example `user.*` or `#`.
         handler: called once per event, with the transaction that its effect must be written in. It makes no remote
             calls there. What it raises is kept as the reason of a retry, so it holds no secret.
+        together: does the same for all events of a batch, in their order; where it is given, `handler` is not called.
         delivery_limit: after so many deliveries the event goes to the dead-letter queue.
         batch: how many events at most share a transaction.
         timeout: seconds that a batch may take.
@@ -72,6 +74,7 @@ class Subscription:
     delivery_limit: int = DELIVERY_LIMIT
     batch: int = 64
     timeout: float = 30.0
+    together: BatchHandler | None = None
 
 
 class Consumer:
@@ -227,12 +230,17 @@ class Consumer:
             known = await tx.fetch_all(_KNOWN, consumer=subscription.queue, ids=old) if old else []
             too_old.update(old)
             too_old.difference_update(row.event_id for row in known)
+            new: list[Event] = []
             for _, event in batch:
                 if event.id in too_old:
                     continue
                 # Another consumer may be at the same event: the second waits here until the first has committed.
                 if await tx.execute(_INSERT, consumer=subscription.queue, event_id=event.id, time=now):
-                    await subscription.handler(event, tx)
+                    if subscription.together is None:
+                        await subscription.handler(event, tx)
+                    new.append(event)
+            if new and subscription.together is not None:
+                await subscription.together(new, tx)
         return too_old
 
     async def _settle(self, deliveries: Deliveries, batch: Sequence[tuple[Delivery, Event]], refused: set[str]) -> None:

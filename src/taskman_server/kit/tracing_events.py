@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,10 +46,17 @@ class TracedBroker:
 
 def traced(subscription: Subscription, telemetry: Telemetry) -> Subscription:
     """The subscription with a span around its handler."""
-    handle = subscription.handler
+    handle, together = subscription.handler, subscription.together
 
     async def handler(event: Event, tx: Transaction) -> None:
         with telemetry.event(event.name, subscription.queue, event.traceparent, event.id):
             await handle(event, tx)
 
-    return replace(subscription, handler=handler)
+    async def all_together(events: Sequence[Event], tx: Transaction) -> None:
+        assert together is not None
+        with ExitStack() as spans:
+            for event in events:
+                spans.enter_context(telemetry.event(event.name, subscription.queue, event.traceparent, event.id))
+            await together(events, tx)
+
+    return replace(subscription, handler=handler, together=all_together if together is not None else None)

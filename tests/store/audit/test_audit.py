@@ -72,6 +72,20 @@ async def test_a_batch_of_64_events_is_one_unbroken_chain(house: House) -> None:
     assert found.head == head
 
 
+async def test_the_events_of_a_batch_go_to_the_chains_of_their_organizations(house: House) -> None:
+    """AUDIT-2: each in the order of its events, after what was there; one that is in the log already stays once."""
+    events = [a_task_event(house, organization=f"org_{n % 3}") for n in range(9)]
+    await house.publish(events[0])
+    await house.tamper("DELETE FROM inbox")
+    await house.publish(*events)
+    for organization in range(3):
+        rows = await house.rows(
+            f"SELECT id, sequence FROM records WHERE organization = 'org_{organization}' ORDER BY 2"
+        )
+        assert rows == [(event.id, n) for n, event in enumerate(events[organization::3], 1)]
+    assert sorted(await house.rows("SELECT organization, sequence FROM chains")) == [(f"org_{n}", 3) for n in range(3)]
+
+
 async def test_an_event_that_is_delivered_again_makes_no_second_record(house: House) -> None:
     """AUDIT-1, EVENT-1: not even when an operator sends back one that the inbox has forgotten."""
     event = a_task_event(house)

@@ -133,7 +133,7 @@ async def test_four_processes_append_to_one_chain(databases: Databases) -> None:
                 for _ in range(20):
                     try:
                         async with db.transaction() as tx:
-                            await store.append(tx, draft_of(event, ()), NOW)
+                            await store.append(tx, [draft_of(event, ())], NOW)
                         break
                     except TransactionConflict:
                         continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from taskman_sdk import contract
@@ -29,14 +30,18 @@ class AuditConsumers:
 
     def subscriptions(self) -> list[Subscription]:
         """One queue, bound to every exchange."""
-        return [Subscription(QUEUE, HEARS[QUEUE], self.record)]
+        return [Subscription(QUEUE, HEARS[QUEUE], self.record, together=self.record_all)]
 
     async def record(self, event: Event, tx: Transaction) -> None:
-        """Appends the event to the chain of its organization; of no organization, to the system's chain (``).
+        """See `record_all`."""
+        await self.record_all([event], tx)
+
+    async def record_all(self, events: Sequence[Event], tx: Transaction) -> None:
+        """Appends each event to the chain of its organization; of no organization, to the system's chain (``).
 
         Raises:
-            RejectEvent: it says that records were removed, which only this service writes, and never publishes.
+            RejectEvent: one says that records were removed, which only this service writes, and never publishes.
         """
-        if event.name == EXPIRED:
+        if any(event.name == EXPIRED for event in events):
             raise RejectEvent(f"{EXPIRED} is no event that anybody publishes: it would make a deletion look allowed")
-        await self._store.append(tx, draft_of(event, self._secret), self._clock.now())
+        await self._store.append(tx, [draft_of(event, self._secret) for event in events], self._clock.now())

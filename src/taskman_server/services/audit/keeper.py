@@ -84,7 +84,7 @@ class Keeper:
                 actortype="service",
                 data=codec.to_value(payload, implicit=False),
             )
-            await self._store.append(tx, draft_of(event, contract.secret_fields()), now)
+            await self._store.append(tx, [draft_of(event, contract.secret_fields())], now)
             tx.on_commit(partial(self._tell, organization, payload.category, payload.count))
 
     def _tell(self, organization: str, category: str, count: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from json.encoder import encode_basestring as _quoted  # as `json.dumps(…, ensure_ascii=False)` has a string
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -34,6 +35,10 @@ REDACTED: Final = "[redacted]"
 # Bytes that begin no other hashed text of the system, so that no other hash can be passed off as a record's.
 _DOMAIN: Final = b"taskman.audit.record.v1\n"
 _RESULTS: Final = ("success", "failure", "denied")
+_SCALARS: Final = frozenset((str, int, bool, type(None)))
+_ENCODE: Final = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,9 @@ class Draft:
     source: str
     ip_address: str
     data: str
+
+
+_DRAFT_NAMES: Final = tuple(Draft.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +96,8 @@ def canonical(value: Any) -> str:
         ValueError: a number is not finite.
         TypeError: something is no JSON value.
     """
+    if _is_plain(value):
+        return _ENCODE(value)
     if value is None or isinstance(value, (bool, int, str)):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
@@ -98,6 +108,19 @@ def canonical(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(canonical, value)) + "]"
     raise TypeError(f"a {type(value).__name__} is no JSON value")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the standard encoder writes the same: without floats, and keys that sort alike by UTF-16 and by code."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or not key.isascii() or not (type(item) is str or _is_plain(item)):
+                return False
+        return True
+    return kind is list and all(map(_is_plain, value))
 
 
 def _number(value: float) -> str:
@@ -113,6 +136,8 @@ def _number(value: float) -> str:
 
 def redact(value: Any, secret: Collection[str]) -> Any:
     """The value with what stands under a secret's name blotted out, at any depth."""
+    if type(value) in _SCALARS:
+        return value
     if isinstance(value, Mapping):
         return {key: REDACTED if key in secret and item else redact(item, secret) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -148,31 +173,28 @@ def draft_of(event: Event, secret: Collection[str]) -> Draft:
 
 def seal(draft: Draft, head: Head) -> Record:
     """The record that follows `head`."""
-    fields = {name: getattr(draft, name) for name in Draft.__dataclass_fields__}
-    record = Record(**fields, sequence=head.sequence + 1, previous=head.hash, hash="")
-    return replace(record, hash=_hash(record))
+    fields = {name: getattr(draft, name) for name in _DRAFT_NAMES}
+    sequence = head.sequence + 1
+    return Record(
+        **fields, sequence=sequence, previous=head.hash, hash=_hash_of(draft, sequence=sequence, previous=head.hash)
+    )
 
 
 def _hash(record: Record) -> str:
-    fields = {
-        "actor": record.actor,
-        "id": record.id,
-        "ip_address": record.ip_address,
-        "organization": record.organization,
-        "previous": record.previous,
-        "request_id": record.request_id,
-        "result": record.result,
-        "sequence": record.sequence,
-        "source": record.source,
-        "target_id": record.target_id,
-        "target_type": record.target_type,
-        "time": record.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "type": record.type,
-    }
-    # `data` sorts between `actor` and `id` and is canonical already. It goes in as it is stored: a change of a single
-    # space shows.
-    head, rest = canonical({"actor": record.actor})[:-1], canonical({k: v for k, v in fields.items() if k != "actor"})
-    text = f'{head},"data":{record.data},{rest[1:]}'
+    return _hash_of(record, record.sequence, record.previous)
+
+
+def _hash_of(draft: Draft, sequence: int, previous: str) -> str:
+    # RFC 8785 by hand: these names sort so. `data` is canonical already and goes in as it is stored: a change of a
+    # single space shows.
+    time = draft.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    text = (
+        f'{{"actor":{_quoted(draft.actor)},"data":{draft.data},"id":{_quoted(draft.id)}'
+        f',"ip_address":{_quoted(draft.ip_address)},"organization":{_quoted(draft.organization)}'
+        f',"previous":{_quoted(previous)},"request_id":{_quoted(draft.request_id)},"result":{_quoted(draft.result)}'
+        f',"sequence":{sequence},"source":{_quoted(draft.source)},"target_id":{_quoted(draft.target_id)}'
+        f',"target_type":{_quoted(draft.target_type)},"time":"{time}","type":{_quoted(draft.type)}}}'
+    )
     return hashlib.sha256(_DOMAIN + text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -89,7 +89,7 @@ _MOVE_HEAD = Statement(
     .values(sequence=bindparam("sequence"), hash=bindparam("hash"), update_time=bindparam("update_time"))
 )
 _INSERT = Statement(sa.insert(RECORDS))
-_KNOWN = Statement(sa.select(RECORDS.c.sequence).where(RECORDS.c.id == bindparam("id")))
+_KNOWN = Statement(sa.select(RECORDS.c.id).where(RECORDS.c.id.in_(bindparam("ids", expanding=True))))
 _GET = Statement(
     sa.select(RECORDS).where(RECORDS.c.organization == bindparam("organization"), RECORDS.c.id == bindparam("id"))
 )
@@ -123,26 +123,50 @@ def record_of(row: Row) -> Record:
 
 
 class AuditStore:
-    """The log in the service's database: all records in one table, as SQLite has it."""
+    """The log in the service's database: all records in one table, as SQLite has it.
+
+    Attributes:
+        known_by: which of `ids` are events in the log.
+        insert_by: writes a record.
+    """
+
+    known_by: Statement = _KNOWN
+    insert_by: Statement = _INSERT
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        db.prepare(_HEAD, _HEAD_FOR_UPDATE, _MOVE_HEAD, _INSERT, _KNOWN, _GET, _WALK, _BEYOND)
+        db.prepare(_HEAD, _HEAD_FOR_UPDATE, _MOVE_HEAD, self.insert_by, self.known_by, _GET, _WALK, _BEYOND)
 
-    async def append(self, tx: Transaction, draft: Draft, now: datetime) -> Record | None:
-        """Puts a record at the end of its organization's chain; None when the event is in the log already.
+    async def append(self, tx: Transaction, drafts: Sequence[Draft], now: datetime) -> None:
+        """Puts records at the ends of their organizations' chains, in their order; of an event that is in the log
+        already none.
 
-        Others who append to the chain wait until this transaction has ended, so what is read here stays true.
+        Others who append to a chain wait until this transaction has ended, so what is read here stays true.
         """
-        head = await self.lock(tx, draft.organization, now)
-        if await self.known(tx, draft.id):
-            return None
-        record = seal(draft, head)
-        await self.insert(tx, record)
-        await tx.execute(
-            _MOVE_HEAD, chain=record.organization, sequence=record.sequence, hash=record.hash, update_time=now
+        # In one order everywhere, so that two who append to the same chains do not wait for each other.
+        heads = {
+            organization: await self.lock(tx, organization, now)
+            for organization in sorted({draft.organization for draft in drafts})
+        }
+        new: dict[str, Draft] = {}
+        for draft in drafts:
+            new.setdefault(draft.id, draft)
+        for row in await tx.fetch_all(self.known_by, ids=list(new)):
+            del new[row.id]
+        moved: dict[str, Head] = {}
+        records: list[Mapping[str, Any]] = []
+        for draft in new.values():
+            record = seal(draft, moved.get(draft.organization) or heads[draft.organization])
+            moved[draft.organization] = Head(record.sequence, record.hash)
+            records.append({name: getattr(record, name) for name in RECORD_NAMES})
+        await tx.execute_many(self.insert_by, records)
+        await tx.execute_many(
+            _MOVE_HEAD,
+            [
+                {"chain": organization, "sequence": head.sequence, "hash": head.hash, "update_time": now}
+                for organization, head in moved.items()
+            ],
         )
-        return record
 
     async def lock(self, tx: Transaction, organization: str, now: datetime) -> Head:
         """The end of a chain, which nobody else moves before this transaction has ended."""
@@ -152,14 +176,6 @@ class AuditStore:
             row = await tx.fetch_one(_HEAD_FOR_UPDATE, organization=organization)
             assert row is not None
         return Head(row.sequence, row.hash)
-
-    async def known(self, tx: Transaction, identifier: str) -> bool:
-        """Whether the event is in the log."""
-        return await tx.fetch_one(_KNOWN, id=identifier) is not None
-
-    async def insert(self, tx: Transaction, record: Record) -> None:
-        """Writes a record."""
-        await tx.execute(_INSERT, **{name: getattr(record, name) for name in RECORD_NAMES})
 
     async def get(self, organization: str, identifier: str) -> Record | None:
         """One record by its id."""

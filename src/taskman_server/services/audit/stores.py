@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from taskman_server.kit.db import Database, Executor, Statement, Transaction, UtcTimestamp
+from taskman_server.kit.db import Database, Executor, Statement, UtcTimestamp
 from taskman_server.services.audit.rules import Record
 from taskman_server.services.audit.store import RECORD_NAMES, RECORDS, AuditStore, record_of
 
@@ -40,6 +40,7 @@ _INSERT = Statement(
     .add_cte(sa.insert(KEYS).values({name: bindparam(name) for name in _KEY_NAMES}).cte("key"))
 )
 _KEY = Statement(sa.select(KEYS).where(KEYS.c.id == bindparam("id")))
+_KNOWN = Statement(sa.select(KEYS.c.id).where(KEYS.c.id.in_(bindparam("ids", expanding=True))))
 _AT = Statement(
     sa.select(RECORDS).where(
         RECORDS.c.organization == bindparam("organization"),
@@ -80,17 +81,12 @@ _WALK = Statement(
 class PartitionedStore(AuditStore):
     """The log in partitions."""
 
+    known_by = _KNOWN
+    insert_by = _INSERT
+
     def __init__(self, db: Database) -> None:
         super().__init__(db)
-        db.prepare(_INSERT, _KEY, _AT, _NEWEST, _BEFORE, _AFTER, _WALK)
-
-    async def known(self, tx: Transaction, identifier: str) -> bool:
-        """See `AuditStore.known`."""
-        return await tx.fetch_one(_KEY, id=identifier) is not None
-
-    async def insert(self, tx: Transaction, record: Record) -> None:
-        """Writes a record and its key."""
-        await tx.execute(_INSERT, **{name: getattr(record, name) for name in RECORD_NAMES})
+        db.prepare(_KEY, _AT, _NEWEST, _BEFORE, _AFTER, _WALK)
 
     async def get(self, organization: str, identifier: str) -> Record | None:
         """One record by its id."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,6 +129,26 @@ def test_no_change_of_any_column_goes_unseen(place: int, column: str, value: str
     walked, problem = check_page(Head(), records)
     assert problem is not None
     assert problem.sequence == place + 1 == walked.sequence + 1
+
+
+@given(actor=TEXT, ip=TEXT, data=st.dictionaries(TEXT, VALUES, max_size=3), sequence=st.integers(0, 2**63 - 2))
+def test_what_is_hashed_is_canonical_json_of_all_columns(
+    actor: str, ip: str, data: dict[str, Any], sequence: int
+) -> None:
+    """AUDIT-2: so that anybody can check a chain with a library of RFC 8785 and one of SHA-256."""
+    (record,) = chain(1)
+    record = seal(replace(record, actor=actor, ip_address=ip, data=canonical(data)), Head(sequence, GENESIS))
+    told = asdict(record) | {"data": data, "time": record.time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    del told["hash"]
+    text = "taskman.audit.record.v1\n" + canonical(told)
+    assert hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() == record.hash
+
+
+def test_a_chain_written_by_the_first_release_still_fits() -> None:
+    """AUDIT-2: the hash of a record never changes."""
+    (record,) = chain(1)
+    record = seal(replace(record, id="event_1", time=NOW, actor='u"é\U0001f600', data='{"a":1}'), Head(4, "ab"))
+    assert record.hash == "17940f899ec0499c71d772149e4224b7f962aabdcfd338a57407f94613f93564"
 
 
 def test_two_fields_cannot_trade_their_ends() -> None:
