@@ -160,25 +160,37 @@ class Keyset:
         """What a token must hold to go on after `row`."""
         return [key.value(row) for key in self._keys]
 
-    def after(self, values: Sequence[Value]) -> sa.ColumnElement[bool]:
-        """The WHERE condition for the rows after these values. Raises BadPageToken when they are not this keyset's."""
+    def after(self, values: Sequence[Value], prefix: str = "") -> sa.ColumnElement[bool]:
+        """The WHERE condition for the rows after these values. Raises BadPageToken when they are not this keyset's.
+
+        With a `prefix` the values are parameters, given by `parameters`; the condition is then good for all values of
+        which the same are None.
+        """
         if len(values) != len(self._keys):
             raise BadPageToken("other_query")
         branches: list[sa.ColumnElement[bool]] = []
         same: list[sa.ColumnElement[bool]] = []
-        for key, value in zip(self._keys, values, strict=True):
-            later = _later(key, value)
-            if later is not None:
-                branches.append(sa.and_(*same, later))
-            same.append(key.column.is_(None) if value is None else key.column == _bound(key, value))
+        edges = [
+            None if value is None else _bound(key, value, f"{prefix}_{number}" if prefix else None)
+            for number, (key, value) in enumerate(zip(self._keys, values, strict=True))
+        ]
+        for key, edge in zip(self._keys, edges, strict=True):
+            if edge is None:  # nulls are last: nothing of this column comes after them
+                same.append(key.column.is_(None))
+                continue
+            branches.append(sa.and_(*same, _later(key, edge)))
+            same.append(key.column == edge)
         condition = sa.or_(*branches)
-        first, bound = self._keys[0], values[0]
-        if len(self._keys) > 1 and not first.nullable and bound is not None:
+        first, edge = self._keys[0], edges[0]
+        if len(self._keys) > 1 and not first.nullable and edge is not None:
             # Says nothing new, but lets the database begin at this place of an index.
-            edge = _bound(first, bound)
             start = first.column <= edge if first.descending else first.column >= edge
             condition = sa.and_(start, condition)
         return condition
+
+    def parameters(self, values: Sequence[Value], prefix: str) -> dict[str, Value]:
+        """The parameters of `after` with this `prefix`."""
+        return {f"{prefix}_{number}": value for number, value in enumerate(values) if value is not None}
 
 
 def page(rows: Sequence[R], limit: int) -> tuple[Sequence[R], bool]:
@@ -186,16 +198,15 @@ def page(rows: Sequence[R], limit: int) -> tuple[Sequence[R], bool]:
     return rows[:limit], len(rows) > limit
 
 
-def _later(key: SortKey, value: Value) -> sa.ColumnElement[bool] | None:
-    if value is None:
-        return None  # nulls are last: nothing of this column comes after them
-    edge = _bound(key, value)
+def _later(key: SortKey, edge: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     beyond = key.column < edge if key.descending else key.column > edge
     return sa.or_(beyond, key.column.is_(None)) if key.nullable else beyond
 
 
-def _bound(key: SortKey, value: Value) -> sa.ColumnElement[Any]:
+def _bound(key: SortKey, value: Value, name: str | None) -> sa.ColumnElement[Any]:
     # As it stands, SQLAlchemy takes True and False for SQL constants, which know no "less".
+    if name is not None:
+        return sa.bindparam(name, type_=key.column.type)
     return sa.bindparam(None, value, type_=key.column.type)
 
 

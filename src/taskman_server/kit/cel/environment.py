@@ -16,6 +16,7 @@ from taskman_server.kit.cel.errors import CelError, CelEvaluationError, CelSynta
 from taskman_server.kit.cel.kinds import BOOL, CelType
 from taskman_server.kit.cel.limits import Inspector, Limits
 from taskman_server.kit.cel.messages import explain
+from taskman_server.kit.cel.outline import Outline
 from taskman_server.kit.cel.planner import Planner
 from taskman_server.kit.cel.sql import Collection
 
@@ -67,6 +68,8 @@ class Environment:
         self._runtime = cel.NewEnv(variables=evaluated | hidden)
         # it learns its variables' types at its first compile; without, it refuses datetimes
         self._runtime.compile("true")
+        self.texts = {n: tuple(n.split(".")) for n, t in self.variables.items() if t.kind == "string"}
+        """The variables that are texts, as paths into bindings."""
         self._converters = {name: converter(type_) for name, type_ in self.variables.items()}
         self._cached = lru_cache(maxsize=cache_size)(self._compile)
 
@@ -263,6 +266,12 @@ class Program:
 
     def evaluate_part(self, node: trees.Node, bindings: Mapping[str, Any], local: Mapping[str, Any]) -> Any:
         """The value of one part alone; `local` are the variables of the macros around it."""
+        if isinstance(node, trees.Ident) and not local and (path := self.environment.texts.get(node.name)):
+            value: Any = bindings
+            for key in path:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, str) and value.isascii() and "\0" not in value:
+                return value  # as the library would hand it back
         part = self._parts.get(node.id)
         if part is None:
             expression = self.environment.deserialize(self.tree.envelope(node))
@@ -327,6 +336,13 @@ class Program:
         that SQL cannot say.
         """
         return Planner(self, columns, constants or {}).plan()
+
+    def outline(
+        self, columns: Mapping[str, ColumnElement[Any] | Collection], constants: Mapping[str, Any], prefix: str
+    ) -> Outline:
+        """The same, to be kept: what hangs on the constants becomes parameters, whose names begin with `prefix`."""
+        planner = Planner(self, columns, constants, prefix)
+        return Outline(self, planner.plan(), planner.traced)
 
 
 _PATTERN = cel.NewEnv(variables={"pattern": cel.Type.STRING}).compile('"".matches(pattern)')

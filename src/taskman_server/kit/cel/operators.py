@@ -88,7 +88,7 @@ class Operators:
         if right.failed:
             return FAILED
         self._settled(node, left)
-        if right.value is None:
+        if right.null:
             if left.nullable:
                 return as_bool(group(left.element).is_(None))
             return unless_failed(left, False)
@@ -170,7 +170,7 @@ class Operators:
         collection = among.collection
         if isinstance(item, Folded):
             like = Sql(cast(null(), collection.element), among.kind)
-            value = None if item.value is None else self._bind(node, like, item)
+            value = None if item.null else self._bind(node, like, item)
             return Folded(False) if value is None else as_bool(collection.contains(value))
         self._settled(node, item)
         found = collection.contains(item.element)
@@ -290,23 +290,29 @@ class Operators:
             self._refuse(node, "this may be empty or fail, which a list filter cannot tell apart", "simplify it")
 
     def _string(self, node: Node, value: str) -> ColumnElement[Any]:
-        if "\0" in value:
-            self._refuse(node, "text with a NUL character cannot be searched for", "remove it")
+        self._searchable(node, value)
         return bound(value, String())
+
+    def _searchable(self, node: Node, value: Any) -> None:
+        if why := unsearchable(value):
+            self._refuse(node, *why)
 
     def _bind(self, node: Node, like: Sql, value: Folded) -> ColumnElement[Any] | None:
         """`value` as a parameter to compare with `like`; None when it is of a type that never equals it."""
         if value.kind != like.kind and not {value.kind, like.kind} <= _NUMBERS:
             return None
-        if like.kind == "string":
-            return self._string(node, value.value)
-        if like.kind in _NUMBERS:
-            if value.value != value.value:
-                self._refuse(node, "not-a-number cannot be searched for", "use a number")
-            return bound(value.value, PLAIN[value.kind])
-        if like.kind == "bool":
-            return bound(value.value, Boolean())
-        return bound(value.value, like.element.type)
+        self._searchable(node, value.raw)
+        type_ = PLAIN.get(value.kind, like.element.type)
+        return bound(value.raw, type_) if value.trace is None else value.trace.parameter(type_)
+
+
+def unsearchable(value: Any) -> tuple[str, str] | None:
+    """Why no database can be asked for a value, and what to do; None when it can."""
+    if isinstance(value, str) and "\0" in value:
+        return "text with a NUL character cannot be searched for", "remove it"
+    if value != value:
+        return "not-a-number cannot be searched for", "use a number"
+    return None
 
 
 def _truncated(a: int, b: int) -> int:

@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from sqlalchemy import Boolean, ColumnElement, and_, case, cast, false, not_, null, or_, true
+from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, cast, false, not_, null, or_, true
 from sqlalchemy.schema import Column
 from sqlalchemy.sql.elements import BindParameter, Grouping
+from sqlalchemy.types import TypeEngine
 
 from taskman_server.kit.cel.sql import Collection
+from taskman_server.kit.cel.tree import Node
+
+
+@dataclass(slots=True)
+class Trace:
+    """What became of a value that hangs on the constants of a plan.
+
+    Attributes:
+        node: the part of the tree that gives it.
+        looked: the SQL was made by looking at the value, so that another value may need other SQL.
+        parameters: the names under which it stands in the SQL, to be given with each call.
+        prefix: what these names begin with; no other part's do.
+        local: the variables of the macros around it.
+    """
+
+    node: Node
+    prefix: str
+    local: Mapping[str, Any]
+    looked: bool = False
+    parameters: list[str] = field(default_factory=list)
+
+    def parameter(self, type_: TypeEngine[Any]) -> BindParameter[Any]:
+        """The value as a parameter of the statement."""
+        name = f"{self.prefix}_{len(self.parameters)}"
+        self.parameters.append(name)
+        return bindparam(name, type_=type_)
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A value known while planning; `failed` when working it out was an error."""
+    """A value known while planning; `failed` when working it out was an error.
 
-    value: Any
+    Of one with a `trace`, `failed`, `kind` and `null` may be asked freely; whoever reads `value` makes SQL for this
+    value alone. `raw` is the value for those who do not let the SQL depend on it.
+    """
+
+    raw: Any
     failed: bool = False
+    trace: Trace | None = None
+
+    @property
+    def value(self) -> Any:
+        if self.trace is not None:
+            self.trace.looked = True
+        return self.raw
+
+    @property
+    def null(self) -> bool:
+        return self.raw is None
 
     @property
     def kind(self) -> str:
-        value = self.value
+        value = self.raw
         if isinstance(value, bool):
             return "bool"
         for type_, kind in _KINDS:

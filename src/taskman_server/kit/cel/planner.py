@@ -15,6 +15,7 @@ from sqlalchemy.sql.elements import ClauseElement, Grouping
 
 from taskman_server.kit.cel.errors import CelEvaluationError, CelUnplannable
 from taskman_server.kit.cel.operators import MAX_LIST, Operators
+from taskman_server.kit.cel.outline import fold
 from taskman_server.kit.cel.parts import (
     FAILED,
     Bag,
@@ -23,6 +24,7 @@ from taskman_server.kit.cel.parts import (
     Part,
     Scalar,
     Sql,
+    Trace,
     as_bool,
     group,
     logic,
@@ -46,8 +48,15 @@ class Planner(Operators):
     """Plans one program for one set of columns and constants."""
 
     def __init__(
-        self, program: Program, columns: Mapping[str, ColumnElement[Any] | Collection], constants: Mapping[str, Any]
+        self,
+        program: Program,
+        columns: Mapping[str, ColumnElement[Any] | Collection],
+        constants: Mapping[str, Any],
+        prefix: str = "",
     ) -> None:
+        """`prefix`: what parameters for values that hang on the constants are named by; empty to bind the values."""
+        self._prefix = prefix
+        self.traced: list[Folded] = []
         self._program = program
         self._columns = columns
         self._constants = constants
@@ -120,6 +129,10 @@ class Planner(Operators):
         local = {name: part.value for name, part in self._locals.items() if isinstance(part, Folded)}
         if isinstance(node, Ident) and node.name in local:
             return Folded(local[node.name])
+        if self._prefix and not local.keys() >= self._program.free_names(node):
+            trace = Trace(node, f"{self._prefix}_{len(self.traced)}", local)
+            self.traced.append(fold(self._program, trace, self._constants))
+            return self.traced[-1]
         try:
             return Folded(self._program.evaluate_part(node, self._constants, local))
         except CelEvaluationError:

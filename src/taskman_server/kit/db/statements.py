@@ -50,6 +50,13 @@ class Statement:
         self.element = element
         self._prepared: dict[str, Prepared] = {}
 
+    @classmethod
+    def of(cls, prepared: Prepared, element: ClauseElement, dialect: Dialect) -> Statement:
+        """A statement whose compiled form for `dialect` is there already."""
+        statement = cls(element)
+        statement._prepared[dialect.name] = prepared
+        return statement
+
     def prepare(self, dialect: Dialect) -> Prepared:
         """The compiled form for `dialect`; made at the first call. Raises TypeError for what cannot be run bare."""
         prepared = self._prepared.get(dialect.name)
@@ -62,11 +69,10 @@ class Prepared:
     """A compiled statement: SQL text, the order of its parameters, and what turns values into and out of SQL.
 
     `writes`: it is an INSERT, UPDATE, DELETE or DDL. `repeatable`: it certainly changes nothing, so it may be run again
-    when its answer was lost. `row` makes one row of the driver's.
+    when its answer was lost. `parameters`: their names. `row` makes one row of the driver's.
     """
 
     __slots__ = (
-        "_allowed",
         "_by_length",
         "_compiled",
         "_convert",
@@ -77,6 +83,7 @@ class Prepared:
         "_plain",
         "_processors",
         "_slots",
+        "parameters",
         "repeatable",
         "row",
         "slow_until",
@@ -105,7 +112,7 @@ class Prepared:
         if binds and not compiled.positional:
             raise TypeError(f"the {dialect.name} dialect names its parameters; use one with positional parameters")
         names: Sequence[str] = (getattr(compiled, "positiontup", None) or ()) if binds else ()
-        self._allowed = frozenset(binds)
+        self.parameters = frozenset(binds)
         self._defaults = {name: bind.effective_value for name, bind in binds.items() if not bind.required}
         self._plain = not self._defaults
         self._expanding = _late(compiled)
@@ -129,8 +136,10 @@ class Prepared:
 
         Raises TypeError that names a parameter which is missing or unknown.
         """
-        if not self._allowed.issuperset(params):
-            raise TypeError(f"unknown parameter {', '.join(sorted(params.keys() - self._allowed))}: {self._expected()}")
+        if not self.parameters.issuperset(params):
+            raise TypeError(
+                f"unknown parameter {', '.join(sorted(params.keys() - self.parameters))}: {self._expected()}"
+            )
         if not self._plain:
             params = {**self._defaults, **params}
         if self._expanding:
@@ -156,10 +165,10 @@ class Prepared:
         return [convert(row) for row in raw]
 
     def _expected(self) -> str:
-        return "the statement takes " + (", ".join(sorted(self._allowed - self._defaults.keys())) or "none")
+        return "the statement takes " + (", ".join(sorted(self.parameters - self._defaults.keys())) or "none")
 
     def _expand(self, params: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
-        missing = self._allowed - params.keys()
+        missing = self.parameters - params.keys()
         if missing:
             raise TypeError(f"parameter {', '.join(sorted(missing))} is missing: {self._expected()}")
         if not self._by_length:

@@ -40,7 +40,7 @@ class ListHandlers(Base):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.lists = Lists(self.tasks.index, counted=runtime.db.shared)
+        self.lists = Lists(self.tasks.index, runtime.db.dialect, counted=runtime.db.shared)
 
     async def list_projects(self, request: ListProjectsRequest, call: Call) -> ListProjectsResponse:
         """See the contract. In the order of their keys."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
     BinaryExpression,
     ColumnElement,
+    Dialect,
     Double,
-    FromClause,
     Select,
     bindparam,
     func,
-    literal,
     or_,
     select,
     true,
@@ -24,13 +23,14 @@ from sqlalchemy import (
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BooleanClauseList
 
-from taskman_server.kit.cel import CelUnplannable, Program
-from taskman_server.kit.db import Executor, Row
+from taskman_server.kit.cel import CelUnplannable, Outline, Program
+from taskman_server.kit.db import Executor, Row, Statement
+from taskman_server.kit.listing import Built, BuiltStatements
 from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
-from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_SELECT, project_policy
+from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
 from taskman_server.services.tasks.store.search import SearchIndex
 from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
-from taskman_server.services.tasks.store.tasks import TASK_SELECT, filter_columns, policy_columns
+from taskman_server.services.tasks.store.tasks import TASK_FILTER, TASK_POLICY, TASK_SELECT
 
 __all__ = ["ORDERS", "Found", "Lists", "PolicyUnplannable", "Query"]
 
@@ -50,6 +50,11 @@ _KEYSETS: Final = {
 }
 _RARE: Final = 1000  # tasks that are read and sorted in some 3 ms
 _BY_KEY: Final = Keyset(SortKey(PROJECTS.c.key), SortKey(PROJECTS.c.id))
+_OF_PROJECTS: Final = PROJECTS.c.organization == bindparam("organization", type_=PROJECTS.c.organization.type)
+_OF_TASKS: Final = TASKS.c.organization == bindparam("organization", type_=TASKS.c.organization.type)
+_NEWEST: Final = Statement(select(func.max(TASKS.c.seq).label("seq")))
+
+_Build: TypeAlias = Callable[[list[ColumnElement[bool]]], Select[Any]]
 
 
 class PolicyUnplannable(Exception):
@@ -98,45 +103,44 @@ class Lists:
     that is not one of its own.
     """
 
-    def __init__(self, index: SearchIndex, *, counted: bool) -> None:
+    def __init__(self, index: SearchIndex, dialect: Dialect, *, counted: bool) -> None:
         """`counted`: the database knows how often a value occurs, and chooses the way to a page by that."""
         self._index = index
+        self._dialect = dialect
         self._counted = counted
+        self._built = BuiltStatements(dialect)
 
     async def projects(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Projects in the order of their keys."""
-        where = _conditions(query, PROJECTS, project_policy(query.organization), PROJECT_FILTER)
-        return await _page(source, PROJECT_SELECT.where(*where), _BY_KEY, size, after)
+
+        def build(where: list[ColumnElement[bool]]) -> Select[Any]:
+            return _paged(PROJECT_SELECT.where(_OF_PROJECTS, *where), _BY_KEY, after)
+
+        built = self._statement(("projects", _nulls(after)), query, PROJECT_POLICY, PROJECT_FILTER, build)
+        return await _page(source, built, query, _BY_KEY, size, after)
 
     async def tasks(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Tasks in the order asked for; those without a `due_time` come last in both directions."""
-        statement = TASK_SELECT.where(*await self._led(source, _task_conditions(query)))
-        if query.order in ("priority", "title"):
-            statement = statement.add_columns(ORDERS[query.order])
-        return await _page(source, statement, _KEYSETS[query.order, query.descending], size, after)
+        keyset = _KEYSETS[query.order, query.descending]
+
+        def build(tenant: ColumnElement[bool], where: list[ColumnElement[bool]]) -> Select[Any]:
+            statement = TASK_SELECT.where(tenant, *_of_tasks(query), *where)
+            if query.order in ("priority", "title"):
+                statement = statement.add_columns(ORDERS[query.order])
+            return _paged(statement, keyset, after)
+
+        built = await self._led(source, ("tasks", query.order, query.descending, _nulls(after)), query, build)
+        return await _page(source, built, query, keyset, size, after)
 
     async def count(self, source: Executor, query: Query) -> int:
         """How many tasks the same WHERE finds."""
-        where = await self._led(source, _task_conditions(query))
-        row = await source.fetch_one(_count(select(TASKS.c.seq).where(*where)))
-        return int(row.found) if row is not None else 0
 
-    async def _led(self, source: Executor, where: Sequence[ColumnElement[bool]]) -> Sequence[ColumnElement[bool]]:
-        """The same conditions, the way to them chosen where the database cannot: whether a label, or an assignee, is
-        rare enough to begin with its tasks and to sort them. Otherwise the tasks are walked in the order of the list,
-        and there is soon a page of them; of a rare label that would read all there are."""
-        if not self._counted:
-            for rows in _bags(where):
-                # Reading and sorting the n that have it takes as long as walking N/n for each of a page's, at n² = N.
-                row = await source.fetch_one(
-                    _count(rows.limit(bindparam(None, _RARE))).add_columns(
-                        select(func.max(TASKS.c.seq)).scalar_subquery().label("newest")
-                    )
-                )
-                if row is not None and row.found < _RARE and row.found**2 <= (row.newest or 0):
-                    tenant, *others = where
-                    return [tenant.is_(true()), *others]  # which SQLite does not look up in an index
-        return where
+        def build(tenant: ColumnElement[bool], where: list[ColumnElement[bool]]) -> Select[Any]:
+            return select(func.count().label("found")).select_from(TASKS).where(tenant, *_of_tasks(query), *where)
+
+        built = await self._led(source, ("count",), query, build)
+        row = await source.fetch_one(built.statement, **built.values, **_parameters(query))
+        return int(row.found) if row is not None else 0
 
     async def search(
         self, source: Executor, asked: Sequence[str], query: Query, size: int, after: Sequence[Value] | None
@@ -146,29 +150,100 @@ class Lists:
         A score depends on all texts in the index, so it moves with every write. A page therefore goes on after the
         last task as it scores now, and leaves out tasks that were made after the first page was.
         """
-        found = self._index.find(asked)
-        score = found.score.label("score")
-        statement = (
-            TASK_SELECT.add_columns(score)
-            .select_from(found.source.join(TASKS, TASKS.c.seq == found.seq))
-            .where(found.condition, *_task_conditions(query))
-        )
+
+        def build(where: list[ColumnElement[bool]]) -> Select[Any]:
+            found = self._index.find(len(asked))
+            score = found.score.label("score")
+            statement = (
+                TASK_SELECT.add_columns(score)
+                .select_from(found.source.join(TASKS, TASKS.c.seq == found.seq))
+                .where(found.condition, _OF_TASKS, *_of_tasks(query), *where)
+            )
+            if after is not None:
+                last = bindparam("last", type_=BigInteger)
+                now = func.coalesce(self._index.score_of(len(asked), last), bindparam("then", type_=Double))
+                statement = statement.where(
+                    TASKS.c.seq <= bindparam("newest", type_=BigInteger),
+                    or_(found.score > now, (found.score == now) & (TASKS.c.seq > last)),
+                )
+            return statement.order_by(score, TASKS.c.seq).limit(bindparam("size", type_=BigInteger))
+
+        parameters = {**self._index.parameters(asked), **_parameters(query), "size": size + 1}
         if after is None:
             newest = await _newest(source)
         else:
             then, last, newest = _place(after)
-            now = func.coalesce(self._index.score_of(asked, last), literal(then, Double()))
-            statement = statement.where(
-                TASKS.c.seq <= bindparam(None, newest, BigInteger),
-                or_(found.score > now, (found.score == now) & (TASKS.c.seq > bindparam(None, last, BigInteger))),
-            )
-        rows = await source.fetch_all(statement.order_by(score, TASKS.c.seq).limit(bindparam(None, size + 1)))
+            parameters |= {"then": then, "last": last, "newest": newest}
+        built = self._of_tasks(("search", len(asked), after is None), query, build)
+        rows = await source.fetch_all(built.statement, **built.values, **parameters)
         shown, more = page(rows, size)
         return Found(shown, [shown[-1].score, shown[-1].seq, newest] if more else None)
 
+    def _of_tasks(self, key: tuple[Any, ...], query: Query, build: _Build) -> Built:
+        return self._statement((*key, not query.project, query.show_deleted), query, TASK_POLICY, TASK_FILTER, build)
 
-def _count(rows: Select[Any]) -> Select[Any]:
-    return select(func.count().label("found")).select_from(rows.subquery())
+    async def _led(
+        self,
+        source: Executor,
+        key: tuple[Any, ...],
+        query: Query,
+        build: Callable[[ColumnElement[bool], list[ColumnElement[bool]]], Select[Any]],
+    ) -> Built:
+        """The statement of a list, the way to its tasks chosen where the database cannot: whether a label, or an
+        assignee, is rare enough to begin with its tasks and to sort them. Otherwise the tasks are walked in the order
+        of the list, and there is soon a page of them; of a rare label that would read all there are."""
+        built = self._of_tasks((*key, False), query, lambda where: build(_OF_TASKS, where))
+        if self._counted:
+            return built
+        known = {**built.values, **_parameters(query)}
+        for statement, literals in built.beside:
+            names = statement.prepare(self._dialect).parameters
+            row = await source.fetch_one(
+                statement, **literals, **{name: known[name] for name in names - literals.keys()}
+            )
+            # Reading and sorting the n that have it takes as long as walking N/n for each of a page's, at n² = N.
+            if row is not None and row.found < _RARE and row.found**2 <= (row.newest or 0):
+                # Which SQLite does not look up in an index.
+                return self._of_tasks((*key, True), query, lambda where: build(_OF_TASKS.is_(true()), where))
+        return built
+
+    def _statement(
+        self, key: tuple[Any, ...], query: Query, policy: Mapping[str, Any], filters: Mapping[str, Any], build: _Build
+    ) -> Built:
+        """The statement for a query: the one that was built before, if it is the same.
+
+        Args:
+            key: what its text hangs on beside policy, filter and their constants.
+            query: what is asked for.
+            policy: the columns that a policy can name.
+            filters: the columns that a filter can name.
+            build: makes the statement with these conditions in its WHERE.
+        """
+        key = (key, query.policy, query.filter)
+        constants: list[Mapping[str, Any]] = []
+        if query.policy is not None:
+            constants.append(query.constants)
+        if query.filter is not None:
+            constants.append({"now": query.now})
+        built = self._built.find(key, constants)
+        if built is not None:
+            return built
+        outlines: list[Outline] = []
+        if query.policy is not None:
+            try:
+                outlines.append(query.policy.outline(policy, query.constants, "policy"))
+            except CelUnplannable as error:
+                raise PolicyUnplannable(str(error)) from None
+        if query.filter is not None:
+            outlines.append(query.filter.outline(filters, {"now": query.now}, "filter"))
+        where = [each.condition for each in outlines]
+        beside = [] if self._counted else [_occurrences(rows) for rows in _bags(where)]
+        return self._built.keep(key, build(where), outlines, constants, beside)
+
+
+def _occurrences(rows: Select[Any]) -> Select[Any]:
+    newest = select(func.max(TASKS.c.seq)).scalar_subquery().label("newest")
+    return select(func.count().label("found"), newest).select_from(rows.limit(_RARE).subquery())
 
 
 def _bags(where: Sequence[ColumnElement[bool]]) -> Iterator[Select[Any]]:
@@ -180,45 +255,44 @@ def _bags(where: Sequence[ColumnElement[bool]]) -> Iterator[Select[Any]]:
                 yield part.right.element
 
 
-async def _newest(source: Executor) -> int:
-    row = await source.fetch_one(select(func.max(TASKS.c.seq).label("seq")))
-    return int(row.seq or 0) if row is not None else 0
-
-
-async def _page(
-    source: Executor, statement: Select[Any], keyset: Keyset, size: int, after: Sequence[Value] | None
-) -> Found:
-    if after is not None:
-        statement = statement.where(keyset.after(after))
-    rows = await source.fetch_all(statement.order_by(*keyset.order_by()).limit(bindparam(None, size + 1)))
-    shown, more = page(rows, size)
-    return Found(shown, keyset.values(shown[-1]) if more else None)
-
-
-def _task_conditions(query: Query) -> list[ColumnElement[bool]]:
-    tenant = query.organization
-    where = _conditions(query, TASKS, policy_columns(tenant), filter_columns(tenant))
+def _of_tasks(query: Query) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = []
     if query.project:
-        where.append(TASKS.c.project == bindparam(None, query.project, TASKS.c.project.type))
+        where.append(TASKS.c.project == bindparam("project", type_=TASKS.c.project.type))
     if not query.show_deleted:
         where.append(TASKS.c.delete_time.is_(None))
     return where
 
 
-def _conditions(
-    query: Query, table: FromClause, policy: Mapping[str, Any], filters: Mapping[str, Any]
-) -> list[ColumnElement[bool]]:
-    where: list[ColumnElement[bool]] = [
-        table.c.organization == bindparam(None, query.organization, table.c.organization.type)
-    ]
-    if query.policy is not None:
-        try:
-            where.append(query.policy.plan(policy, query.constants))
-        except CelUnplannable as error:
-            raise PolicyUnplannable(str(error)) from None
-    if query.filter is not None:
-        where.append(query.filter.plan(filters, {"now": query.now}))
-    return where
+def _parameters(query: Query) -> dict[str, Any]:
+    if query.project:
+        return {"organization": query.organization, "project": query.project}
+    return {"organization": query.organization}
+
+
+async def _newest(source: Executor) -> int:
+    row = await source.fetch_one(_NEWEST)
+    return int(row.seq or 0) if row is not None else 0
+
+
+def _nulls(after: Sequence[Value] | None) -> tuple[bool, ...] | None:
+    """What the text of a place hangs on."""
+    return None if after is None else tuple([value is None for value in after])
+
+
+def _paged(statement: Select[Any], keyset: Keyset, after: Sequence[Value] | None) -> Select[Any]:
+    if after is not None:
+        statement = statement.where(keyset.after(after, "after"))
+    return statement.order_by(*keyset.order_by()).limit(bindparam("size", type_=BigInteger))
+
+
+async def _page(
+    source: Executor, built: Built, query: Query, keyset: Keyset, size: int, after: Sequence[Value] | None
+) -> Found:
+    place = {} if after is None else keyset.parameters(after, "after")
+    rows = await source.fetch_all(built.statement, **built.values, **_parameters(query), **place, size=size + 1)
+    shown, more = page(rows, size)
+    return Found(shown, keyset.values(shown[-1]) if more else None)
 
 
 def _place(values: Sequence[Value]) -> tuple[float, int, int]:

@@ -14,7 +14,7 @@ from taskman_server.kit.db import Database, Executor, Row, Statement, Transactio
 from taskman_server.kit.ids import is_id
 from taskman_server.services.tasks.store.tables import MEMBERS, PROJECTS
 
-__all__ = ["PROJECT_FILTER", "PROJECT_SELECT", "ProjectCache", "ProjectStore", "members_of", "project_policy"]
+__all__ = ["PROJECT_FILTER", "PROJECT_POLICY", "PROJECT_SELECT", "ProjectCache", "ProjectStore", "members_of"]
 
 _MUTABLE: Final = ("display_name", "description", "visibility", "members", "version", "update_time")
 PROJECT_SELECT: Final = select(PROJECTS)
@@ -57,15 +57,15 @@ _MEMBER_DELETE: Final = Statement(
 )
 
 
-def members_of(organization: str, project: Any, *roles: str) -> Collection:
+def members_of(project: Any, *roles: str) -> Collection:
     """The users with one of the roles (any, for none) in the project with the id `project`, for conditions.
 
-    The organization says nothing new, but leads to the index from a user to their projects: PostgreSQL looks all of
-    them up at once where it has many projects to ask about.
+    The organization (a parameter of this name) says nothing new, but leads to the index from a user to their projects:
+    PostgreSQL looks all of them up at once where it has many projects to ask about.
     """
     where = [
         MEMBERS.c.project == project,
-        MEMBERS.c.organization == bindparam(None, organization, MEMBERS.c.organization.type),
+        MEMBERS.c.organization == bindparam("organization", type_=MEMBERS.c.organization.type),
     ]
     if roles:
         # no IN: its list would be written into the text of every statement anew
@@ -79,16 +79,15 @@ PROJECT_FILTER: Final = {
 }
 
 
-def project_policy(organization: str) -> Mapping[str, Any]:
-    """What a policy can name of a project, as SQL."""
-    return {
-        "resource.id": PROJECTS.c.id,
-        "resource.key": PROJECTS.c.key,
-        "resource.visibility": PROJECTS.c.visibility,
-        "resource.members": members_of(organization, PROJECTS.c.id),
-        "resource.editors": members_of(organization, PROJECTS.c.id, "editor", "admin"),
-        "resource.admins": members_of(organization, PROJECTS.c.id, "admin"),
-    }
+PROJECT_POLICY: Final[Mapping[str, Any]] = {
+    "resource.id": PROJECTS.c.id,
+    "resource.key": PROJECTS.c.key,
+    "resource.visibility": PROJECTS.c.visibility,
+    "resource.members": members_of(PROJECTS.c.id),
+    "resource.editors": members_of(PROJECTS.c.id, "editor", "admin"),
+    "resource.admins": members_of(PROJECTS.c.id, "admin"),
+}
+"""What a policy can name of a project, as SQL with the parameter `organization`."""
 
 
 ProjectCache = ReadCache[tuple[str, str], Row]

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Double,
     FromClause,
@@ -84,11 +85,14 @@ class SearchIndex(Protocol):
     async def replace(self, tx: Transaction, row: Mapping[str, Any]) -> None:
         """Puts a changed task in the place of the old one."""
 
-    def find(self, asked: Sequence[str]) -> Found:
-        """The tasks in which all phrases occur, where the last one may go on (`kan` finds `kanban`)."""
+    def find(self, number: int) -> Found:
+        """The tasks in which so many phrases occur, where the last one may go on (`kan` finds `kanban`)."""
 
-    def score_of(self, asked: Sequence[str], seq: int) -> ColumnElement[float]:
+    def score_of(self, number: int, seq: BindParameter[int]) -> ColumnElement[float]:
         """The score of one task, as it is now; NULL when it does not match any more."""
+
+    def parameters(self, asked: Sequence[str]) -> Mapping[str, str]:
+        """The parameters of the two, for the phrases."""
 
 
 FTS_DDL: Final = (
@@ -98,6 +102,9 @@ FTS_DDL: Final = (
     + ", tokenize='ascii', prefix='2 3')"
 )
 _FTS: Final = table("task_search", column("rowid", BigInteger), *(column(name, Text) for name in FIELDS))
+_MATCHES: Final[ColumnElement[bool]] = literal_column("task_search").op("MATCH", is_comparison=True)(
+    bindparam("words", type_=Text)
+)
 _ADD: Final = Statement(insert(_FTS).values(rowid=bindparam("seq"), **{name: bindparam(name) for name in FIELDS}))
 _REMOVE: Final = Statement(delete(_FTS).where(_FTS.c.rowid == bindparam("seq")))
 
@@ -114,24 +121,22 @@ class Fts5:
         await tx.execute(_REMOVE, seq=row["seq"])
         await tx.execute(_ADD, **row)
 
-    def find(self, asked: Sequence[str]) -> Found:
+    def find(self, number: int) -> Found:
         """See `SearchIndex.find`."""
-        return Found(_FTS, _FTS.c.rowid, _matches(asked), _score())
+        return Found(_FTS, _FTS.c.rowid, _MATCHES, _score())
 
-    def score_of(self, asked: Sequence[str], seq: int) -> ColumnElement[float]:
+    def score_of(self, number: int, seq: BindParameter[int]) -> ColumnElement[float]:
         """See `SearchIndex.score_of`."""
-        this = _FTS.c.rowid == bindparam(None, seq, BigInteger)
-        one = select(_score()).select_from(_FTS).where(_matches(asked), this)
+        one = select(_score()).select_from(_FTS).where(_MATCHES, _FTS.c.rowid == seq)
         return one.correlate(None).scalar_subquery()
+
+    def parameters(self, asked: Sequence[str]) -> Mapping[str, str]:
+        """See `SearchIndex.parameters`."""
+        # Phrases hold letters, digits and spaces alone, and stand in quotes: nothing in them is FTS5 syntax. The last
+        # one is asked for as it is too, so that a whole word ranks before a longer one.
+        *whole, last = (f'"{phrase}"' for phrase in asked)
+        return {"words": " AND ".join([*whole, f"({last} OR {last}*)"])}
 
 
 def _score() -> ColumnElement[float]:
     return func.bm25(literal_column("task_search"), *map(literal_column, map(str, _WEIGHTS)), type_=Double())
-
-
-def _matches(asked: Sequence[str]) -> ColumnElement[bool]:
-    # Phrases hold letters, digits and spaces alone, and stand in quotes: nothing in them is FTS5 syntax. The last one
-    # is asked for as it is too, so that a whole word ranks before a longer one.
-    *whole, last = (f'"{phrase}"' for phrase in asked)
-    text = " AND ".join([*whole, f"({last} OR {last}*)"])
-    return literal_column("task_search").op("MATCH", is_comparison=True)(bindparam(None, text, Text))

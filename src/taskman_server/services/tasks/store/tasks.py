@@ -20,7 +20,7 @@ from taskman_server.services.tasks.store.reads import TaskReads
 from taskman_server.services.tasks.store.search import SearchIndex, fold, words
 from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
 
-__all__ = ["TASK_SELECT", "TaskCache", "TaskStore", "filter_columns", "policy_columns"]
+__all__ = ["TASK_FILTER", "TASK_POLICY", "TASK_SELECT", "TaskCache", "TaskStore"]
 
 _COLUMNS: Final = [c for c in TASKS.c if c.name not in ("title_order", "priority_order")]
 _MUTABLE: Final = (
@@ -77,45 +77,8 @@ _ASSIGNEE_DELETE: Final = Statement(
     delete(TASK_ASSIGNEES).where(TASK_ASSIGNEES.c.task == bindparam("task"), TASK_ASSIGNEES.c.user == bindparam("user"))
 )
 
-_FILTER: Final[Mapping[str, Any]] = {
-    name: TASKS.c[name]
-    for name in (
-        "id", "key", "project", "title", "description", "state", "priority", "start_time", "due_time", "creator",
-        "create_time", "update_time", "complete_time", "delete_time", "external_id",
-    )
-}  # fmt: skip
-_POLICY: Final[Mapping[str, Any]] = {
-    **{f"resource.{name}": TASKS.c[name] for name in ("id", "project", "state", "priority", "creator")},
-    # a subquery and not a join: it is looked up only where a policy asks, and leaves the order of the list to an index
-    "resource.visibility": select(PROJECTS.c.visibility)
-    .where(PROJECTS.c.id == TASKS.c.project)
-    .correlate(TASKS)
-    .scalar_subquery(),
-}
 
-
-def filter_columns(organization: str) -> Mapping[str, Any]:
-    """What a filter can name, as SQL."""
-    return {
-        **_FILTER,
-        "labels": _bag(TASK_LABELS.c.label, organization),
-        "assignees": _bag(TASK_ASSIGNEES.c.user, organization),
-    }
-
-
-def policy_columns(organization: str) -> Mapping[str, Any]:
-    """What a policy can name, as SQL."""
-    return {
-        **_POLICY,
-        "resource.members": members_of(organization, TASKS.c.project),
-        "resource.editors": members_of(organization, TASKS.c.project, "editor", "admin"),
-        "resource.admins": members_of(organization, TASKS.c.project, "admin"),
-        "resource.labels": _bag(TASK_LABELS.c.label, organization),
-        "resource.assignees": _bag(TASK_ASSIGNEES.c.user, organization),
-    }
-
-
-def _bag(element: Column[Any], organization: str) -> Collection:
+def _bag(element: Column[Any]) -> Collection:
     """The labels or assignees of a task, for conditions.
 
     Whether a given value is among them is asked of all tasks at once, by the index on the value: a rare label costs no
@@ -127,10 +90,38 @@ def _bag(element: Column[Any], organization: str) -> Collection:
     def contains(value: ColumnElement[Any]) -> ColumnElement[bool]:
         if not isinstance(value, BindParameter):
             return rows.contains(value)
-        tenant = table.c.organization == bindparam(None, organization, table.c.organization.type)
+        tenant = table.c.organization == bindparam("organization", type_=table.c.organization.type)
         return TASKS.c.seq.in_(select(table.c.task).where(tenant, element == value))
 
     return replace(rows, contains=contains)
+
+
+TASK_FILTER: Final[Mapping[str, Any]] = {
+    **{
+        name: TASKS.c[name]
+        for name in (
+            "id", "key", "project", "title", "description", "state", "priority", "start_time", "due_time", "creator",
+            "create_time", "update_time", "complete_time", "delete_time", "external_id",
+        )
+    },
+    "labels": _bag(TASK_LABELS.c.label),
+    "assignees": _bag(TASK_ASSIGNEES.c.user),
+}  # fmt: skip
+"""What a filter can name, as SQL with the parameter `organization`."""
+TASK_POLICY: Final[Mapping[str, Any]] = {
+    **{f"resource.{name}": TASKS.c[name] for name in ("id", "project", "state", "priority", "creator")},
+    # a subquery and not a join: it is looked up only where a policy asks, and leaves the order of the list to an index
+    "resource.visibility": select(PROJECTS.c.visibility)
+    .where(PROJECTS.c.id == TASKS.c.project)
+    .correlate(TASKS)
+    .scalar_subquery(),
+    "resource.members": members_of(TASKS.c.project),
+    "resource.editors": members_of(TASKS.c.project, "editor", "admin"),
+    "resource.admins": members_of(TASKS.c.project, "admin"),
+    "resource.labels": TASK_FILTER["labels"],
+    "resource.assignees": TASK_FILTER["assignees"],
+}
+"""What a policy can name, as SQL with the parameter `organization`."""
 
 
 class TaskStore:

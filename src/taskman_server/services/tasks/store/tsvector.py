@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Double,
     Text,
@@ -31,7 +32,13 @@ from taskman_server.services.tasks.store.search import Found
 
 __all__ = ["TsVector"]
 
+
+def _query(name: str) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=Text), TSQUERY)
+
+
 _TABLE: Final = table("task_search", column("seq", BigInteger), column("document", TSVECTOR))
+_MATCHES: Final[ColumnElement[bool]] = _TABLE.c.document.bool_op("@@")(_query("words"))
 _ADD: Final = Statement(
     insert(_TABLE).values(
         seq=bindparam("seq", type_=BigInteger), document=cast(bindparam("document", type_=Text), TSVECTOR)
@@ -64,14 +71,26 @@ class TsVector:
         """See `SearchIndex.replace`."""
         await tx.execute(_PUT, seq=row["seq"], document=_document(row))
 
-    def find(self, asked: Sequence[str]) -> Found:
+    def find(self, number: int) -> Found:
         """See `SearchIndex.find`."""
-        return Found(_TABLE, _TABLE.c.seq, _matches(asked), _score(asked))
+        return Found(_TABLE, _TABLE.c.seq, _MATCHES, _score(number))
 
-    def score_of(self, asked: Sequence[str], seq: int) -> ColumnElement[float]:
+    def score_of(self, number: int, seq: BindParameter[int]) -> ColumnElement[float]:
         """See `SearchIndex.score_of`."""
-        one = select(_score(asked)).where(_matches(asked), _TABLE.c.seq == bindparam(None, seq, BigInteger))
+        one = select(_score(number)).where(_MATCHES, _TABLE.c.seq == seq)
         return one.correlate(None).scalar_subquery()
+
+    def parameters(self, asked: Sequence[str]) -> Mapping[str, str]:
+        """See `SearchIndex.parameters`."""
+        # What begins with the last phrase holds the phrase itself too.
+        *whole, last = asked
+        more = _phrase(last, more=True)
+        # The last phrase counts as it is too, so that a whole word ranks before a longer one.
+        parts = [*map(_phrase, asked), more]
+        return {
+            "words": " & ".join([*map(_phrase, whole), more]),
+            **{f"part_{number}": part for number, part in enumerate(parts)},
+        }
 
 
 def _document(row: Mapping[str, Any]) -> str:
@@ -88,30 +107,18 @@ def _document(row: Mapping[str, Any]) -> str:
     return " ".join(f"'{word}':{','.join(at)}" for word, at in places.items())
 
 
-def _query(text: str) -> ColumnElement[Any]:
-    return cast(bindparam(None, text, Text), TSQUERY)
-
-
 def _phrase(phrase: str, *, more: bool = False) -> str:
     # Letters and digits alone: nothing in a word is syntax.
     return "(" + " <-> ".join(f"'{word[:_LONGEST]}'" for word in phrase.split()) + (":*)" if more else ")")
 
 
-def _matches(asked: Sequence[str]) -> ColumnElement[bool]:
-    # What begins with the last phrase holds the phrase itself too.
-    *whole, last = asked
-    text = " & ".join([*map(_phrase, whole), _phrase(last, more=True)])
-    return _TABLE.c.document.bool_op("@@")(_query(text))
-
-
-def _score(asked: Sequence[str]) -> ColumnElement[float]:
-    # The last phrase counts as it is too, so that a whole word ranks before a longer one.
-    parts = [*map(_phrase, asked), _phrase(asked[-1], more=True)]
-    score: ColumnElement[float] = -_rank(parts[0])
-    for part in parts[1:]:
-        score = score - _rank(part)
+def _score(number: int) -> ColumnElement[float]:
+    """The ranks of so many phrases, and of the last one as it may go on."""
+    score: ColumnElement[float] = -_rank("part_0")
+    for part in range(1, number + 1):
+        score = score - _rank(f"part_{part}")
     return score
 
 
-def _rank(text: str) -> ColumnElement[float]:
-    return cast(func.ts_rank(_WEIGHTS, _TABLE.c.document, _query(text), _BY_LENGTH), Double)
+def _rank(part: str) -> ColumnElement[float]:
+    return cast(func.ts_rank(_WEIGHTS, _TABLE.c.document, _query(part), _BY_LENGTH), Double)
