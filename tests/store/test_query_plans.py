@@ -63,8 +63,8 @@ BIG: Final = frozenset(
     | {"credentials", "sessions", "refresh_tokens", "action_tokens", "throttles", "known_addresses", "mail_requests"}
     | {"users"}
 )
-WORK: Final[Mapping[str, int]] = {"sqlite": 12_000, "postgresql": 1000}
-"""How much a page of 50 tasks may take with a member's rights; see `Way.work`. All `ROWS` would be three times that."""
+WORK: Final[Mapping[str, int]] = {"sqlite": 15_000, "postgresql": 3000}
+"""How much a page of 50 tasks may take with a member's rights; see `Way.work`. All `ROWS` would be several times it."""
 
 
 @dataclass

@@ -25,14 +25,16 @@ _VARIANTS: Final = 8  # of one key; each for other constants
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A statement, and the values of those of its parameters that are not the call's.
-
-    `beside`: what was built with it, each with the literals that stand in it.
-    """
+    """A statement, and the values of all its parameters."""
 
     statement: Statement
     values: Mapping[str, Any]
-    beside: Sequence[tuple[Statement, Mapping[str, Any]]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    statements: Sequence[tuple[Statement, frozenset[str], Mapping[str, Any]]]
+    outlines: Sequence[Outline]
 
 
 class BuiltStatements:
@@ -44,49 +46,44 @@ class BuiltStatements:
         # Texts that differ in their literals alone share what was compiled.
         self._compiled = DynamicCache(dialect)
         self._size = size
-        self._kept: OrderedDict[Hashable, list[tuple[Built, Sequence[Outline]]]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, list[_Kept]] = OrderedDict()
 
-    def find(self, key: Hashable, constants: Sequence[Mapping[str, Any]]) -> Built | None:
-        """The statement that was kept under `key`, if it is right for these constants too; those of each condition."""
-        kept = self._kept.get(key)
-        if kept is None:
-            return None
-        for built, outlines in kept:
-            values = dict(built.values)
-            for outline, known in zip(outlines, constants, strict=True):
+    def find(
+        self, key: Hashable, constants: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
+    ) -> Sequence[Built] | None:
+        """The statements that were kept under `key`, if they are right for these constants too.
+
+        Args:
+            key: as it was given to `keep`.
+            constants: those of each outline.
+            given: the values of the other parameters; those that a statement does not have are left out.
+        """
+        variants = self._kept.get(key)
+        for kept in variants or ():
+            values = dict(given)
+            for outline, known in zip(kept.outlines, constants, strict=True):
                 found = outline.parameters(known)
                 if found is None:
                     break
                 values.update(found)
             else:
                 self._kept.move_to_end(key)
-                return Built(built.statement, values, built.beside)
+                return [
+                    Built(statement, {**literals, **{name: values[name] for name in names}})
+                    for statement, names, literals in kept.statements
+                ]
         return None
 
-    def keep(
-        self,
-        key: Hashable,
-        element: ClauseElement,
-        outlines: Sequence[Outline],
-        constants: Sequence[Mapping[str, Any]],
-        beside: Sequence[ClauseElement] = (),
-    ) -> Built:
-        """Keeps a statement, whose conditions are `outlines`, under everything else that its text hangs on; and those
-        `beside` it, which are made of the same conditions."""
-        statement, literals = self._statement(element)
-        others = [self._statement(each) for each in beside]
-        used = {name for each, _ in (*others, (statement, {})) for name in each.prepare(self._dialect).parameters}
-        for outline in outlines:
-            outline.restrict(used)
-        kept = self._kept.setdefault(key, [])
-        kept.insert(0, (Built(statement, literals, others), outlines))
-        del kept[_VARIANTS:]
+    def keep(self, key: Hashable, elements: Sequence[ClauseElement], outlines: Sequence[Outline]) -> None:
+        """Keeps statements, whose conditions are `outlines`, under everything else that their texts hang on."""
+        statements = []
+        for element in elements:
+            prepared, literals = self._compiled.prepare(element)
+            statement = Statement.of(prepared, element, self._dialect)
+            statements.append((statement, prepared.parameters - literals.keys(), literals))
+        variants = self._kept.setdefault(key, [])
+        variants.insert(0, _Kept(statements, outlines))
+        del variants[_VARIANTS:]
+        self._kept.move_to_end(key)
         if len(self._kept) > self._size:
             self._kept.popitem(last=False)
-        found = self.find(key, constants)
-        assert found is not None, "a statement fits the constants that it was built for"
-        return found
-
-    def _statement(self, element: ClauseElement) -> tuple[Statement, Mapping[str, Any]]:
-        prepared, literals = self._compiled.prepare(element)
-        return Statement.of(prepared, element, self._dialect), literals

@@ -188,9 +188,9 @@ class Keyset:
             condition = sa.and_(start, condition)
         return condition
 
-    def parameters(self, values: Sequence[Value], prefix: str) -> dict[str, Value]:
-        """The parameters of `after` with this `prefix`."""
-        return {f"{prefix}_{number}": value for number, value in enumerate(values) if value is not None}
+    def parameters(self, values: Sequence[Value] | None, prefix: str) -> dict[str, Value]:
+        """The parameters of `after` with this `prefix`; none for no values."""
+        return {f"{prefix}_{number}": value for number, value in enumerate(values or ()) if value is not None}
 
 
 def page(rows: Sequence[R], limit: int) -> tuple[Sequence[R], bool]:

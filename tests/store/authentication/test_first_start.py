@@ -7,6 +7,7 @@ from sqlalchemy import update
 
 from taskman_sdk.errors import AlreadyExistsError, InvalidArgumentError, UnauthenticatedError
 from taskman_sdk.proto.taskman.user.v1.user_pb import ActivateUserRequest, DeactivateUserRequest, User
+from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.rpc import service_principal
 from taskman_server.services.authentication import ensure_administrator, issue_setup_token
 from taskman_server.services.iam.store import ASSIGNMENTS
@@ -20,8 +21,12 @@ SERVICE = service_principal("tests", "default")
 
 async def _lose(house: House, user: str, *, role: bool = False) -> None:
     """Nobody can do this by an API: an earlier release, or somebody at the database, has."""
-    async with house.runtime("users").db.transaction() as tx:
-        await tx.execute(update(USERS).where(USERS.c.id == user).values(state="deactivated"))
+    users = house.runtime("users").db
+    # Who does so opens the file too.
+    other = SqliteDatabase(users.path) if isinstance(users, SqliteDatabase) else users
+    await other.execute(update(USERS).where(USERS.c.id == user).values(state="deactivated"))
+    if other is not users:
+        await other.close()
     if role:
         async with house.runtime("iam").db.transaction() as tx:
             await tx.execute(update(ASSIGNMENTS).where(ASSIGNMENTS.c.principal == user).values(role="viewer"))

@@ -24,23 +24,31 @@ pytestmark = pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 
 
 class _Plans:
-    """Notes what the service reads, to ask SQLite how it does it."""
+    """Notes what the service reads, to ask SQLite how it does it; `whole` has what reads tasks that a list found."""
 
     def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read: list[tuple[str, Any]] = []
+        self.whole: list[tuple[str, Any]] = []
         assert isinstance(house.db, SqliteDatabase)
         self._path = str(house.db.path)
         read = house.db._read
 
         async def noted(prepared: Any, params: Any, *, first: bool) -> Any:
-            self.read.append(prepared.bind(params))
+            statement = prepared.bind(params)
+            (self.whole if "tasks.seq IN (?" in statement[0] else self.read).append(statement)
             return await read(prepared, params, first=first)
 
         monkeypatch.setattr(house.db, "_read", noted)
 
     def steps(self) -> list[str]:
         """The steps of the last statement."""
-        sql, values = self.read[-1]
+        return self._steps(*self.read[-1])
+
+    def steps_whole(self) -> list[str]:
+        """The steps of the last one that reads tasks whole."""
+        return self._steps(*self.whole[-1])
+
+    def _steps(self, sql: str, values: Any) -> list[str]:
         connection = apsw.Connection(self._path)
         try:
             return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
@@ -102,15 +110,19 @@ async def test_lists_walk_an_index_in_their_order(
         assert not any("TEMP B-TREE" in step or step.startswith("SCAN") for step in steps), steps
 
 
-async def test_reading_a_page_is_one_statement(full: tuple[House, str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_is_one_statement_and_one_for_what_is_not_known(
+    full: tuple[House, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TASK-10: labels and assignees come with the rows, however many there are."""
     house, ann = full
     plans = _Plans(house, monkeypatch)
-    await house.call(ann, "ListTasks", ListTasksRequest(page_size=300), ListTasksResponse)
-    assert len(plans.read) == 1
+    for _ in range(2):
+        await house.call(ann, "ListTasks", ListTasksRequest(page_size=300), ListTasksResponse)
+    assert (len(plans.read), len(plans.whole)) == (2, 1)
+    assert plans.steps_whole() == ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"]
     request = SearchTasksRequest(query="t1", page_size=100)
     await house.call(ann, "SearchTasks", request, SearchTasksResponse)
-    assert len(plans.read) == 3  # what is newest, and the page
+    assert len(plans.read) == 4  # what is newest, and the page
     assert "VIRTUAL TABLE INDEX" in plans.steps()[0]
 
 

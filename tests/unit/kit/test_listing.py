@@ -42,14 +42,16 @@ class House:
         self.plans = 0
 
     def ask(self, program: Program, constants: Mapping[str, Any]) -> tuple[Statement, str, list[Any]]:
-        found = self.built.find(program, [constants])
+        found = self.built.find(program, [constants], {})
         if found is None:
             self.plans += 1
             outline = program.outline(COLUMNS, constants, "policy")
-            element = select(NOTES).where(outline.condition)
-            found = self.built.keep(program, element, [outline], [constants])
-        text, values = found.statement.prepare(DIALECT).bind(found.values)
-        return found.statement, text.partition("WHERE ")[2], list(values)
+            self.built.keep(program, [select(NOTES).where(outline.condition)], [outline])
+            found = self.built.find(program, [constants], {})
+        assert found is not None
+        (read,) = found
+        text, values = read.statement.prepare(DIALECT).bind(read.values)
+        return read.statement, text.partition("WHERE ")[2], list(values)
 
 
 def test_one_statement_serves_all_people() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement
@@ -29,13 +29,11 @@ class Outline:
         self._program = program
         self._traced = [(part.trace, _shape(part)) for part in made_for if part.trace is not None]
 
-    def restrict(self, names: Collection[str]) -> None:
-        """Leaves out the parameters that are not among those of the statement: their part of it fell away."""
-        for trace, _ in self._traced:
-            trace.parameters = [name for name in trace.parameters if name in names]
-
     def parameters(self, constants: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The parameters for other constants, by name; None where these ask for another condition."""
+        """The parameters for other constants, by name; None where these ask for another condition.
+
+        Some may not stand in it: their part can have fallen away.
+        """
         values: dict[str, Any] = {}
         for trace, shape in self._traced:
             part = fold(self._program, trace, constants)

@@ -71,7 +71,7 @@ class SqliteDatabase:
         durability: Literal["full", "normal"] = "full",
         statement_timeout: float = 5.0,
         lock_timeout: float = 5.0,
-        inline_budget: float = 0.002,
+        inline_budget: float = 0.005,
         readers: int = 2,
         alone: bool = True,
         observe: Callable[[str, float], None] | None = None,

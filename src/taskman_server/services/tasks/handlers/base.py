@@ -13,6 +13,7 @@ from taskman_server.kit.guard import Scope
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
+from taskman_server.services.tasks.messages import TaskMessages
 from taskman_server.services.tasks.store import (
     Fts5,
     ProjectCache,
@@ -75,6 +76,7 @@ class Base:
         # A task is read with its project's members: a change of these makes every one of them another.
         self.projects = ProjectStore(db, projects, cache.clear if cache is not None else None)
         self.tasks = TaskStore(db, TsVector() if postgresql else Fts5(), cache, reads)
+        self.messages = TaskMessages(self.tasks, runtime.telemetry.cache("task messages"))
 
     async def _project(self, name: str, call: Call, permission: str = "") -> Row:
         """A project for which the call's permission (or the one given) holds.

@@ -79,10 +79,11 @@ class ListHandlers(Base):
         }
         after = self._after(call, request.page_token, asked)
         source = await self._source(call)
-        found = await _planned(call, lambda: self.lists.tasks(source, query, page_size(request.page_size), after))
+        size = page_size(request.page_size)
+        found, tasks = await self._page(call, source, lambda: self.lists.tasks(source, query, size, after))
         total = await self.lists.count(source, query) if request.include_total_size else None
         return ListTasksResponse(
-            tasks=[convert.task_message(row) for row in found.rows],
+            tasks=tasks,
             next_page_token=self._next(call, found, asked),
             total_size=None if total is None else min(total, _MAX_COUNT),
         )
@@ -103,9 +104,9 @@ class ListHandlers(Base):
         after = self._after(call, request.page_token, asked)
         source = await self._source(call)
         size = page_size(request.page_size)
-        found = await _planned(call, lambda: self.lists.search(source, words, query, size, after))
+        found, tasks = await self._page(call, source, lambda: self.lists.search(source, words, query, size, after))
         return SearchTasksResponse(
-            tasks=[convert.task_message(row) for row in found.rows],
+            tasks=tasks,
             next_page_token=self._next(call, found, asked),
         )
 
@@ -117,16 +118,26 @@ class ListHandlers(Base):
             query = await self._query(call, _TASKS, request.filter, project=project)
             if query is None:
                 return
-            found = await self._export_page(call, query, after)
-            for row in found.rows:
-                yield ExportTasksResponse(task=convert.task_message(row))
+            found, tasks = await self._export_page(call, query, after)
+            for task in tasks:
+                yield ExportTasksResponse(task=task)
             after = found.place
             if after is None:
                 return
 
-    async def _export_page(self, call: Call, query: Query, after: Sequence[Value] | None) -> Found:
+    async def _export_page(self, call: Call, query: Query, after: Sequence[Value] | None) -> tuple[Found, list[Task]]:
         source = await self._source(call)
-        return await _planned(call, lambda: self.lists.tasks(source, query, _EXPORT_SIZE, after))
+        return await self._page(call, source, lambda: self.lists.tasks(source, query, _EXPORT_SIZE, after))
+
+    async def _page(
+        self, call: Call, source: Executor, read: Callable[[], Awaitable[Found]]
+    ) -> tuple[Found, list[Task]]:
+        """Reads a page of tasks. One of which a task changes meanwhile is read again."""
+        while True:
+            found = await _planned(call, read)
+            tasks = await self.messages.page(source, call.principal.organization, found.rows)
+            if tasks is not None:
+                return found, tasks
 
     async def _source(self, call: Call) -> Executor:
         """Where a list is read from: a replica, once it has what the caller wrote (TASK-10)."""

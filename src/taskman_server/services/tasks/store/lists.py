@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BooleanClauseList
 
 from taskman_server.kit.cel import CelUnplannable, Outline, Program
@@ -30,7 +30,7 @@ from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
 from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
 from taskman_server.services.tasks.store.search import SearchIndex
 from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
-from taskman_server.services.tasks.store.tasks import TASK_FILTER, TASK_POLICY, TASK_SELECT
+from taskman_server.services.tasks.store.tasks import TASK_FILTER, TASK_FOUND, TASK_POLICY
 
 __all__ = ["ORDERS", "Found", "Lists", "PolicyUnplannable", "Query"]
 
@@ -90,7 +90,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page: its rows, and the place that the next one begins after; None on the last page."""
+    """A page: its rows (of tasks `seq` and `version` alone), and the place that the next one begins after; None on the
+    last page."""
 
     rows: Sequence[Row]
     place: Sequence[Value] | None
@@ -106,41 +107,70 @@ class Lists:
     def __init__(self, index: SearchIndex, dialect: Dialect, *, counted: bool) -> None:
         """`counted`: the database knows how often a value occurs, and chooses the way to a page by that."""
         self._index = index
-        self._dialect = dialect
         self._counted = counted
         self._built = BuiltStatements(dialect)
 
     async def projects(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Projects in the order of their keys."""
 
-        def build(where: list[ColumnElement[bool]]) -> Select[Any]:
-            return _paged(PROJECT_SELECT.where(_OF_PROJECTS, *where), _BY_KEY, after)
+        def build(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
+            return [_paged(PROJECT_SELECT.where(_OF_PROJECTS, *where), _BY_KEY, after)]
 
-        built = self._statement(("projects", _nulls(after)), query, PROJECT_POLICY, PROJECT_FILTER, build)
-        return await _page(source, built, query, _BY_KEY, size, after)
+        given = {**_given(query), **_BY_KEY.parameters(after, "after"), "size": size + 1}
+        (read,) = self._statements(("projects", _nulls(after)), query, PROJECT_POLICY, PROJECT_FILTER, build, given)
+        return await _page(source, read, _BY_KEY, size)
 
     async def tasks(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Tasks in the order asked for; those without a `due_time` come last in both directions."""
         keyset = _KEYSETS[query.order, query.descending]
 
-        def build(tenant: ColumnElement[bool], where: list[ColumnElement[bool]]) -> Select[Any]:
-            statement = TASK_SELECT.where(tenant, *_of_tasks(query), *where)
-            if query.order in ("priority", "title"):
-                statement = statement.add_columns(ORDERS[query.order])
-            return _paged(statement, keyset, after)
+        def build(where: list[ColumnElement[bool]]) -> Select[Any]:
+            return _paged(TASK_FOUND.add_columns(ORDERS[query.order]).where(*where), keyset, after)
 
-        built = await self._led(source, ("tasks", query.order, query.descending, _nulls(after)), query, build)
-        return await _page(source, built, query, keyset, size, after)
+        given = {**_given(query), **keyset.parameters(after, "after"), "size": size + 1}
+        key = ("tasks", query.order, query.descending, _nulls(after))
+        return await _page(source, await self._led(source, key, query, build, given), keyset, size)
 
     async def count(self, source: Executor, query: Query) -> int:
         """How many tasks the same WHERE finds."""
 
-        def build(tenant: ColumnElement[bool], where: list[ColumnElement[bool]]) -> Select[Any]:
-            return select(func.count().label("found")).select_from(TASKS).where(tenant, *_of_tasks(query), *where)
+        def build(where: list[ColumnElement[bool]]) -> Select[Any]:
+            return _count(select(TASKS.c.seq).where(*where))
 
-        built = await self._led(source, ("count",), query, build)
-        row = await source.fetch_one(built.statement, **built.values, **_parameters(query))
+        read = await self._led(source, ("count",), query, build, _given(query))
+        row = await source.fetch_one(read.statement, **read.values)
         return int(row.found) if row is not None else 0
+
+    async def _led(
+        self, source: Executor, key: tuple[Any, ...], query: Query, build: _Build, given: Mapping[str, Any]
+    ) -> Built:
+        """The statement, the way to its rows chosen where the database cannot: whether a label, or an assignee, is
+        rare enough to begin with its tasks and to sort them. Otherwise the tasks are walked in the order of the list,
+        and there is soon a page of them; of a rare label that would read all there are."""
+
+        def ways(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
+            if self._counted:
+                return [build([_OF_TASKS, *_of_tasks(query), *where])]
+            bags = list(_bags(where))
+            each = [*_of_tasks(query), *map(_task_by_task, where)]
+            walked = build([_OF_TASKS, *each])
+            if not bags:
+                return [walked]
+            # A tenant that SQLite does not look up in an index.
+            found = build([_OF_TASKS.is_(true()), *[TASKS.c.seq.in_(bag) for bag in bags], *each])
+            return [walked, found, _rarity(bags)]
+
+        key = (*key, not query.project, query.show_deleted)
+        walked, *others = self._statements(key, query, TASK_POLICY, TASK_FILTER, ways, given)
+        if not others:
+            return walked
+        sorted_, rarity = others
+        row = await source.fetch_one(rarity.statement, **rarity.values)
+        if row is None:
+            return walked
+        newest, *found = row
+        # Reading and sorting the n that have it takes as long as walking N/n for each of a page's, at n² = N.
+        return sorted_ if any(n < _RARE and n**2 <= (newest or 0) for n in found) else walked
 
     async def search(
         self, source: Executor, asked: Sequence[str], query: Query, size: int, after: Sequence[Value] | None
@@ -151,11 +181,13 @@ class Lists:
         last task as it scores now, and leaves out tasks that were made after the first page was.
         """
 
-        def build(where: list[ColumnElement[bool]]) -> Select[Any]:
+        def build(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
+            if not self._counted:
+                where = [*map(_task_by_task, where)]
             found = self._index.find(len(asked))
             score = found.score.label("score")
             statement = (
-                TASK_SELECT.add_columns(score)
+                TASK_FOUND.add_columns(score)
                 .select_from(found.source.join(TASKS, TASKS.c.seq == found.seq))
                 .where(found.condition, _OF_TASKS, *_of_tasks(query), *where)
             )
@@ -166,66 +198,46 @@ class Lists:
                     TASKS.c.seq <= bindparam("newest", type_=BigInteger),
                     or_(found.score > now, (found.score == now) & (TASKS.c.seq > last)),
                 )
-            return statement.order_by(score, TASKS.c.seq).limit(bindparam("size", type_=BigInteger))
+            return [statement.order_by(score, TASKS.c.seq).limit(bindparam("size", type_=BigInteger))]
 
-        parameters = {**self._index.parameters(asked), **_parameters(query), "size": size + 1}
+        given = {**self._index.parameters(asked), **_given(query), "size": size + 1}
         if after is None:
             newest = await _newest(source)
         else:
             then, last, newest = _place(after)
-            parameters |= {"then": then, "last": last, "newest": newest}
-        built = self._of_tasks(("search", len(asked), after is None), query, build)
-        rows = await source.fetch_all(built.statement, **built.values, **parameters)
+            given |= {"then": then, "last": last, "newest": newest}
+        key = ("search", len(asked), after is None, not query.project, query.show_deleted)
+        (read,) = self._statements(key, query, TASK_POLICY, TASK_FILTER, build, given)
+        rows = await source.fetch_all(read.statement, **read.values)
         shown, more = page(rows, size)
         return Found(shown, [shown[-1].score, shown[-1].seq, newest] if more else None)
 
-    def _of_tasks(self, key: tuple[Any, ...], query: Query, build: _Build) -> Built:
-        return self._statement((*key, not query.project, query.show_deleted), query, TASK_POLICY, TASK_FILTER, build)
-
-    async def _led(
+    def _statements(
         self,
-        source: Executor,
         key: tuple[Any, ...],
         query: Query,
-        build: Callable[[ColumnElement[bool], list[ColumnElement[bool]]], Select[Any]],
-    ) -> Built:
-        """The statement of a list, the way to its tasks chosen where the database cannot: whether a label, or an
-        assignee, is rare enough to begin with its tasks and to sort them. Otherwise the tasks are walked in the order
-        of the list, and there is soon a page of them; of a rare label that would read all there are."""
-        built = self._of_tasks((*key, False), query, lambda where: build(_OF_TASKS, where))
-        if self._counted:
-            return built
-        known = {**built.values, **_parameters(query)}
-        for statement, literals in built.beside:
-            names = statement.prepare(self._dialect).parameters
-            row = await source.fetch_one(
-                statement, **literals, **{name: known[name] for name in names - literals.keys()}
-            )
-            # Reading and sorting the n that have it takes as long as walking N/n for each of a page's, at n² = N.
-            if row is not None and row.found < _RARE and row.found**2 <= (row.newest or 0):
-                # Which SQLite does not look up in an index.
-                return self._of_tasks((*key, True), query, lambda where: build(_OF_TASKS.is_(true()), where))
-        return built
-
-    def _statement(
-        self, key: tuple[Any, ...], query: Query, policy: Mapping[str, Any], filters: Mapping[str, Any], build: _Build
-    ) -> Built:
-        """The statement for a query: the one that was built before, if it is the same.
+        policy: Mapping[str, Any],
+        filters: Mapping[str, Any],
+        build: Callable[[list[ColumnElement[bool]]], Sequence[Select[Any]]],
+        given: Mapping[str, Any],
+    ) -> Sequence[Built]:
+        """The statements for a query: those that were built before, if they are the same.
 
         Args:
-            key: what its text hangs on beside policy, filter and their constants.
+            key: what their texts hang on beside policy, filter and their constants.
             query: what is asked for.
             policy: the columns that a policy can name.
             filters: the columns that a filter can name.
-            build: makes the statement with these conditions in its WHERE.
+            build: makes the statements with these conditions in the WHERE.
+            given: the values of their other parameters.
         """
-        key = (key, query.policy, query.filter)
         constants: list[Mapping[str, Any]] = []
         if query.policy is not None:
             constants.append(query.constants)
         if query.filter is not None:
             constants.append({"now": query.now})
-        built = self._built.find(key, constants)
+        whole = (key, query.policy, query.filter)
+        built = self._built.find(whole, constants, given)
         if built is not None:
             return built
         outlines: list[Outline] = []
@@ -236,14 +248,21 @@ class Lists:
                 raise PolicyUnplannable(str(error)) from None
         if query.filter is not None:
             outlines.append(query.filter.outline(filters, {"now": query.now}, "filter"))
-        where = [each.condition for each in outlines]
-        beside = [] if self._counted else [_occurrences(rows) for rows in _bags(where)]
-        return self._built.keep(key, build(where), outlines, constants, beside)
+        # What was asked for sorts out more, and more cheaply, than what is allowed: SQLite looks in this order.
+        self._built.keep(whole, build([each.condition for each in reversed(outlines)]), outlines)
+        built = self._built.find(whole, constants, given)
+        assert built is not None, "a statement fits the constants that it was built for"
+        return built
 
 
-def _occurrences(rows: Select[Any]) -> Select[Any]:
-    newest = select(func.max(TASKS.c.seq)).scalar_subquery().label("newest")
-    return select(func.count().label("found"), newest).select_from(rows.limit(_RARE).subquery())
+def _count(rows: Select[Any]) -> Select[Any]:
+    return select(func.count().label("found")).select_from(rows.subquery())
+
+
+def _rarity(bags: Sequence[Select[Any]]) -> Select[Any]:
+    """How many tasks there are, by the last one's number, and how many are in each of the bags, up to `_RARE`."""
+    found = [_count(rows.limit(_RARE)).scalar_subquery().label(f"bag_{n}") for n, rows in enumerate(bags)]
+    return select(select(func.max(TASKS.c.seq)).scalar_subquery().label("newest"), *found)
 
 
 def _bags(where: Sequence[ColumnElement[bool]]) -> Iterator[Select[Any]]:
@@ -255,6 +274,24 @@ def _bags(where: Sequence[ColumnElement[bool]]) -> Iterator[Select[Any]]:
                 yield part.right.element
 
 
+def _task_by_task(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The same condition, with a task's labels and assignees looked up for each task that is looked at. SQLite would
+    make a copy of all tasks with the label first, for every list."""
+
+    def replace(part: Any, **_: Any) -> Any:
+        if not isinstance(part, BinaryExpression) or part.left is not TASKS.c.seq:
+            return None
+        if part.operator not in (operators.in_op, operators.not_in_op):
+            return None
+        rows = part.right.element
+        (task,) = rows.selected_columns
+        one: ColumnElement[bool] = rows.where(task == TASKS.c.seq).correlate(TASKS).exists()
+        return one if part.operator is operators.in_op else ~one
+
+    replaced: Any = visitors.replacement_traverse(condition, {}, replace)  # type: ignore[call-overload]
+    return cast("ColumnElement[bool]", replaced)
+
+
 def _of_tasks(query: Query) -> list[ColumnElement[bool]]:
     where: list[ColumnElement[bool]] = []
     if query.project:
@@ -264,10 +301,8 @@ def _of_tasks(query: Query) -> list[ColumnElement[bool]]:
     return where
 
 
-def _parameters(query: Query) -> dict[str, Any]:
-    if query.project:
-        return {"organization": query.organization, "project": query.project}
-    return {"organization": query.organization}
+def _given(query: Query) -> dict[str, Any]:
+    return {"organization": query.organization, "project": query.project}
 
 
 async def _newest(source: Executor) -> int:
@@ -286,11 +321,8 @@ def _paged(statement: Select[Any], keyset: Keyset, after: Sequence[Value] | None
     return statement.order_by(*keyset.order_by()).limit(bindparam("size", type_=BigInteger))
 
 
-async def _page(
-    source: Executor, built: Built, query: Query, keyset: Keyset, size: int, after: Sequence[Value] | None
-) -> Found:
-    place = {} if after is None else keyset.parameters(after, "after")
-    rows = await source.fetch_all(built.statement, **built.values, **_parameters(query), **place, size=size + 1)
+async def _page(source: Executor, read: Built, keyset: Keyset, size: int) -> Found:
+    rows = await source.fetch_all(read.statement, **read.values)
     shown, more = page(rows, size)
     return Found(shown, keyset.values(shown[-1]) if more else None)
 

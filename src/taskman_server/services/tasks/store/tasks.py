@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Column, ColumnElement, bindparam, delete, insert, select, update
+from sqlalchemy import BindParameter, Column, ColumnElement, bindparam, delete, insert, select, true, update
 
 from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.cel import Collection
@@ -20,7 +20,7 @@ from taskman_server.services.tasks.store.reads import TaskReads
 from taskman_server.services.tasks.store.search import SearchIndex, fold, words
 from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
 
-__all__ = ["TASK_FILTER", "TASK_POLICY", "TASK_SELECT", "TaskCache", "TaskStore"]
+__all__ = ["TASK_FILTER", "TASK_FOUND", "TASK_POLICY", "TaskCache", "TaskStore"]
 
 _COLUMNS: Final = [c for c in TASKS.c if c.name not in ("title_order", "priority_order")]
 _MUTABLE: Final = (
@@ -32,7 +32,15 @@ _TURN: Final = 50  # tasks written between two turns of the event loop
 TaskCache = ReadCache[tuple[str, str], Row]
 """Tasks with their project's `visibility` and `members`, by organization and id or key."""
 
-TASK_SELECT: Final = select(*_COLUMNS)
+TASK_FOUND: Final = select(TASKS.c.seq, TASKS.c.version)
+"""What a list reads of its tasks."""
+_BY_SEQ: Final = Statement(
+    select(*_COLUMNS).where(
+        TASKS.c.seq.in_(bindparam("seqs", expanding=True)),
+        # so that SQLite does not begin with all tasks of the organization
+        (TASKS.c.organization == bindparam("organization")).is_(true()),
+    )
+)
 # with what the decision needs of the project: one statement, two rows by primary key
 _GET: Final = select(*_COLUMNS, PROJECTS.c.visibility, PROJECTS.c.members).join(PROJECTS)
 _WITH_ID: Final = _GET.where(TASKS.c.id == bindparam("id"), TASKS.c.organization == bindparam("organization"))
@@ -135,8 +143,12 @@ class TaskStore:
         self.index = index
         self._cache = cache
         self._reads = reads
-        db.prepare(_BY_ID, _BY_KEY, _LOCKED, _EXTERNAL, _INSERT, _UPDATE)
+        db.prepare(_BY_ID, _BY_KEY, _BY_SEQ, _LOCKED, _EXTERNAL, _INSERT, _UPDATE)
         db.prepare(_LABEL_INSERT, _LABEL_DELETE, _ASSIGNEE_INSERT, _ASSIGNEE_DELETE)
+
+    async def by_seq(self, source: Executor, organization: str, seqs: Sequence[int]) -> list[Row]:
+        """Tasks by their place in the table, in no order."""
+        return await source.fetch_all(_BY_SEQ, organization=organization, seqs=seqs)
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
         """A task by id, or by key in any case, with its project's `visibility` and `members`; deleted ones too."""

@@ -1,0 +1,56 @@
+"""Tasks as messages, made once for each version.
+
+Every change of a task makes it another version, so a message is found by that alone, wherever the version was read:
+here nothing is ever out of date. A page of a list therefore asks the database which tasks are on it, in which versions,
+and reads only those that are not known in these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cachebox import LRUCache
+
+from taskman_sdk.proto.taskman.task.v1.task_pb import Task
+from taskman_server.kit.db import Executor, Row
+from taskman_server.kit.telemetry import CacheUse
+from taskman_server.services.tasks import convert
+from taskman_server.services.tasks.store import TaskStore
+
+__all__ = ["TaskMessages"]
+
+_SIZE: Final = 10_000  # some 3 KB each
+
+
+class TaskMessages:
+    """The messages used last. They are shared: nobody may change one."""
+
+    def __init__(self, store: TaskStore, use: CacheUse) -> None:
+        """`use`: counts how often a page found a task here."""
+        self._store = store
+        self._use = use
+        self._known: LRUCache[int, tuple[int, Task]] = LRUCache(_SIZE)
+
+    async def page(self, source: Executor, organization: str, found: Sequence[Row]) -> list[Task] | None:
+        """The messages of the tasks that a list has found; of each row `seq` and `version` count.
+
+        None when one of them has changed since: then it may be on the page no longer, nor be the caller's to see.
+        """
+        missing = [row.seq for row in found if self._find(row) is None]
+        self._use.hits += len(found) - len(missing)
+        self._use.misses += len(missing)
+        if missing:
+            for row in await self._store.by_seq(source, organization, missing):
+                self._make(row)
+        messages = [self._find(row) for row in found]
+        return None if None in messages else [each for each in messages if each is not None]
+
+    def _find(self, row: Row) -> Task | None:
+        known: tuple[int, Task] | None = self._known.get(row.seq)
+        return known[1] if known is not None and known[0] == row.version else None
+
+    def _make(self, row: Row) -> Task:
+        message = convert.task_message(row)
+        self._known.insert(row.seq, (row.version, message))
+        return message
