@@ -64,12 +64,12 @@ async def test_lists_ask_for_a_reader_with_the_caller(house: House, replica: Rep
     await house.call(ann, "GetTask", GetTaskRequest(task="WEB-1"), Task)
     assert replica.readers == []
     await house.call(ann, "ListTasks", ListTasksRequest(include_total_size=True), ListTasksResponse)
-    assert (replica.readers, replica.reads) == ([ann], 2)
+    assert (replica.readers, replica.reads) == ([ann], 3)
     await house.call(ann, "SearchTasks", SearchTasksRequest(query="paint"), SearchTasksResponse)
-    assert (replica.readers, replica.reads) == ([ann] * 2, 4)
+    assert (replica.readers, replica.reads) == ([ann] * 2, 5)
     await house.call(ann, "ListProjects", ListProjectsRequest(), ListProjectsResponse)
-    assert (replica.readers, replica.reads) == ([ann] * 3, 5)
+    assert (replica.readers, replica.reads) == ([ann] * 3, 6)
     method = contract.method("TaskService.ExportTasks")
     answers = [each async for each in house.pipeline.stream(method, ExportTasksRequest(), house.options(ann))]
     assert len(answers) == 1
-    assert (replica.readers, replica.reads) == ([ann] * 4, 6)
+    assert (replica.readers, replica.reads) == ([ann] * 4, 7)

@@ -239,7 +239,6 @@ def selected(connection: Connection, program: Program, stored: list[dict[str, An
     found = rows_of(connection, condition, {}, stored)
     for made_for in (CONSTANTS, OTHERS):
         outline = program.outline(COLUMNS, made_for, "policy")
-        outline.restrict(set(outline.condition.compile(dialect=connection.dialect).binds))
         values = outline.parameters(CONSTANTS)
         assert values is not None or made_for is OTHERS
         if values is not None:
