@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
     BigInteger,
@@ -261,6 +261,22 @@ def rows_of(
     return list(found)
 
 
+NOTHING: dict[str, Any] = {
+    "state": "",
+    "title": None,
+    "priority": 0,
+    "estimate": None,
+    "score": 0.0,
+    "done": True,
+    "archived": None,
+    "due_time": None,
+    "create_time": NOW,
+    "labels": [],
+    "members": [],
+}
+
+
+@example("archived == (done ? archived : principal.attributes.level > 2)", [NOTHING])
 @settings(
     max_examples=500,
     deadline=None,

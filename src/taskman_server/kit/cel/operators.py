@@ -213,8 +213,6 @@ class Operators:
         undecided = condition.fallible
         nullable = any(side.nullable for side in sides)
         fallible = undecided or any(side.fallible for side in sides)
-        if kind == "bool" and nullable:
-            nullable, fallible = False, True  # a null condition decides nothing, just as an error
         test: ColumnElement[bool] = condition.element
         picked = case((test, sides[0].element), (not_(test), sides[1].element), else_=cast(null(), type_))
         return Sql(picked, kind, nullable, fallible)
