@@ -69,6 +69,22 @@ def test_a_quick_round_measures_the_cluster_by_process(repo: Path, tmp_path: Pat
     assert "tasks/read" in found["metrics"]["query_p95s_ms"]
 
 
+@pytest.mark.timeout(300)
+def test_a_quick_overload_is_answered_or_refused_and_over_at_its_end(repo: Path, tmp_path: Path) -> None:
+    """GATE-9: nothing else than answers and refusals comes of it, no connection is lost, and then all is as before."""
+    output = tmp_path / "overload.json"
+    command = [sys.executable, "-m", "tests.bench.overload", "--rounds", "1", "--seconds", "1", "--times", "3"]
+    command += ["--tasks", "60", "--people", "10", "--connections", "400", "--output", str(output)]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads(output.read_text())["rounds"]
+    for phase in ("peak", "80 %", "3 times"):
+        assert found[phase]["goodput"] > 0, phase
+        assert found[phase]["statuses"].keys() <= {"200", "201", "503"}, phase
+        assert found[phase]["lost"] == 0, phase
+    assert found["recovered_after_s"] is not None
+
+
 def test_a_percentile_is_read_out_of_the_buckets_that_the_server_counts_in() -> None:
     """OPS-9: of 100 queries the 95th took between 10 and 20 ms, half way; hits and misses make a rate."""
     seen: metrics.Seen = Counter({
