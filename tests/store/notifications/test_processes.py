@@ -22,7 +22,8 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
 from taskman_server.kit.ids import new_id
 from taskman_server.services.notifications import SERVICE
 from taskman_server.services.notifications.handlers.webhooks import MAX_WEBHOOKS
-from taskman_server.services.notifications.store import NotificationStore
+from taskman_server.services.notifications.outcome import Attempt
+from taskman_server.services.notifications.store import End, NotificationStore
 from taskman_server.services.notifications.tables import ATTEMPTS, DELIVERIES, RECIPIENTS, WEBHOOKS
 from taskman_server.services.notifications.worker import LEASE
 from tests.store.audit.house import ORGANIZATION, House, open_house
@@ -141,10 +142,11 @@ async def test_two_who_record_the_same_delivery_number_their_attempts(pair: Pair
             claims.append((house, row, at + LEASE))
 
         async def record(house: House, row: Any, claim: Any) -> bool:
-            attempt = {"time": now, "status_code": 200, "error": "", "duration_ms": 1}
             values = {"state": "delivered", "tries": 1, "next_attempt_time": None, "recipient": "", "payload": None}
             async with house.db.transaction() as tx:
-                ended = await NotificationStore(house.db).finish(tx, row, claim, attempt, **values)
+                (ended,) = await NotificationStore(house.db).finish(
+                    tx, [End(row, claim, Attempt(now, 200, "", 1), values)]
+                )
                 return ended is not None
 
         assert await asyncio.gather(*(record(*each) for each in claims)) == [False, True]

@@ -9,6 +9,7 @@ from datetime import datetime
 from taskman_sdk import codec
 from taskman_sdk.proto.taskman.notification.v1.notification_pb import Delivery, DeliveryAttempt, Notification, Webhook
 from taskman_server.kit.db import Row
+from taskman_server.services.notifications.outcome import AttemptRow
 
 __all__ = ["delivery_message", "etag", "notification_message", "webhook_message"]
 
@@ -51,7 +52,7 @@ def webhook_message(row: Row, secret: str = "") -> Webhook:
     )
 
 
-def delivery_message(row: Row, attempts: Sequence[Row]) -> Delivery:
+def delivery_message(row: Row, attempts: Sequence[AttemptRow]) -> Delivery:
     """A delivery with its attempts; never with its content."""
     return Delivery(
         id=row.id,

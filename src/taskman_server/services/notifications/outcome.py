@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+from typing import Literal, NamedTuple, TypeAlias
 
-__all__ = ["Outcome"]
+from taskman_server.kit.db import Row
+
+__all__ = ["Attempt", "AttemptRow", "Outcome"]
+
+
+class Attempt(NamedTuple):
+    """An attempt as it is recorded: when it began, the status of the answer (0: none), what went wrong, how long."""
+
+    time: datetime
+    status_code: int
+    error: str
+    duration_ms: int
+
+
+AttemptRow: TypeAlias = Row | Attempt
+"""One that is recorded, or is about to be."""
 
 
 @dataclass(frozen=True, slots=True)

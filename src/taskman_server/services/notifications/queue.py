@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from taskman_server.kit.clock import Clock
 from taskman_server.kit.db import Transaction
@@ -17,8 +18,10 @@ __all__ = ["DeliveryQueue"]
 class DeliveryQueue:
     """Where deliveries are put."""
 
-    def __init__(self, store: NotificationStore, templates: Templates, clock: Clock, wake: Callable[[], None]) -> None:
-        """`wake` is called after each commit that holds a new delivery."""
+    def __init__(
+        self, store: NotificationStore, templates: Templates, clock: Clock, wake: Callable[[str], None]
+    ) -> None:
+        """`wake` is called after each commit that holds a new delivery, with its channel."""
         self._store = store
         self._templates = templates
         self._clock = clock
@@ -94,12 +97,12 @@ class DeliveryQueue:
             payload=body,
         )
 
-    def again(self, tx: Transaction) -> None:
-        """A delivery was made due anew."""
-        tx.on_commit(self._wake)
+    def again(self, tx: Transaction, channel: str) -> None:
+        """A delivery over a channel was made due anew."""
+        tx.on_commit(partial(self._wake, channel))
 
-    async def _put(self, tx: Transaction, **values: object) -> str:
+    async def _put(self, tx: Transaction, *, channel: str, **values: object) -> str:
         identifier = new_id("delivery")
-        await self._store.add_delivery(tx, self._clock.now(), id=identifier, **values)
-        tx.on_commit(self._wake)
+        await self._store.add_delivery(tx, self._clock.now(), id=identifier, channel=channel, **values)
+        self.again(tx, channel)
         return identifier

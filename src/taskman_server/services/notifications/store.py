@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -13,9 +14,10 @@ from sqlalchemy import bindparam
 from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's compiler takes it too
 
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
+from taskman_server.services.notifications.outcome import Attempt, AttemptRow
 from taskman_server.services.notifications.tables import ATTEMPTS, DELIVERIES, NOTIFICATIONS, RECIPIENTS, WEBHOOKS
 
-__all__ = ["NotificationStore"]
+__all__ = ["End", "NotificationStore"]
 
 _ORGANIZATION: Final[sa.BindParameter[str]] = bindparam("organization")
 _ID: Final[sa.BindParameter[str]] = bindparam("id")
@@ -74,6 +76,13 @@ _WEBHOOKS_ACTIVE = Statement(
 
 _DELIVERY = Statement(_one(DELIVERIES))
 _DELIVERY_FOR_UPDATE = Statement(_one(DELIVERIES).with_for_update())
+_DELIVERIES_FOR_UPDATE = Statement(
+    # In one order everywhere: another process may be recording some of the same at this moment.
+    sa.select(DELIVERIES)
+    .where(DELIVERIES.c.id.in_(bindparam("deliveries", expanding=True)))
+    .order_by(DELIVERIES.c.id)
+    .with_for_update()
+)
 _DELIVERY_INSERT = Statement(sa.insert(DELIVERIES))
 _DELIVERY_SEND = Statement(
     sa.update(DELIVERIES)
@@ -170,12 +179,7 @@ _NEXT_DUE = Statement(
 )
 _FINISH = Statement(
     sa.update(DELIVERIES)
-    # Not when somebody else took it over or sent it off anew meanwhile.
-    .where(
-        DELIVERIES.c.id == bindparam("key"),
-        DELIVERIES.c.state == "pending",
-        DELIVERIES.c.next_attempt_time == bindparam("claim"),
-    )
+    .where(DELIVERIES.c.id == bindparam("key"))
     .values({name: bindparam(name) for name in ("state", "tries", "next_attempt_time", "recipient", "payload")})
 )
 _ATTEMPTS = Statement(
@@ -183,10 +187,24 @@ _ATTEMPTS = Statement(
     .where(ATTEMPTS.c.delivery.in_(bindparam("deliveries", expanding=True)))
     .order_by(ATTEMPTS.c.delivery, ATTEMPTS.c.number)
 )
-_ATTEMPT_COUNT = Statement(
-    sa.select(sa.func.count().label("count")).select_from(ATTEMPTS).where(ATTEMPTS.c.delivery == bindparam("delivery"))
-)
 _ATTEMPT_INSERT = Statement(sa.insert(ATTEMPTS))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What came of a delivery that was taken.
+
+    Attributes:
+        row: the delivery as it was taken.
+        claim: until when.
+        attempt: what was done.
+        values: what becomes of the row's columns.
+    """
+
+    row: Row
+    claim: datetime
+    attempt: Attempt
+    values: Mapping[str, Any]
 
 
 class NotificationStore:
@@ -327,23 +345,29 @@ class NotificationStore:
         row = await self._db.fetch_one(_NEXT_DUE, now=now)
         return None if row is None else row.time
 
-    async def finish(
-        self, tx: Transaction, row: Row, claim: datetime, attempt: Mapping[str, Any], **values: Any
-    ) -> Row | None:
-        """Records an attempt and what becomes of its delivery: the delivery as it is then, or None when it was no
-        longer ours."""
-        # Locked first: who had it before us may be recording at this moment, and attempts are numbered.
-        locked = await tx.fetch_one(_DELIVERY_FOR_UPDATE, organization=row.organization, id=row.id)
-        count = await tx.fetch_one(_ATTEMPT_COUNT, delivery=row.id)
-        assert count is not None
-        await tx.execute(
-            _ATTEMPT_INSERT, delivery=row.id, organization=row.organization, number=count.count + 1, **attempt
-        )
-        if not await tx.execute(_FINISH, key=row.id, claim=claim, **values):
-            return None
-        assert locked is not None, "it was changed"
-        ended: Row = locked._replace(**values)
-        return ended
+    async def finish(self, tx: Transaction, ends: Sequence[End]) -> list[tuple[Row, list[AttemptRow]] | None]:
+        """Records attempts, at most one of each delivery, and what becomes of the deliveries: each as it is then with
+        all its attempts, oldest first, or None when it was no longer ours."""
+        # Locked first: who had one before us may be recording at this moment, and attempts are numbered.
+        identifiers = [end.row.id for end in ends]
+        locked = {row.id: row for row in await tx.fetch_all(_DELIVERIES_FOR_UPDATE, deliveries=identifiers)}
+        attempts: dict[str, list[AttemptRow]] = {k: [*v] for k, v in (await self.attempts(identifiers, tx)).items()}
+        made, finished = [], []
+        found: list[tuple[Row, list[AttemptRow]] | None] = []
+        for end in ends:
+            row, all_of_it = locked.get(end.row.id), attempts[end.row.id]
+            place = {"delivery": end.row.id, "organization": end.row.organization, "number": len(all_of_it) + 1}
+            made.append(place | end.attempt._asdict())
+            all_of_it.append(end.attempt)
+            # Not when somebody else took it over or sent it off anew meanwhile.
+            if row is None or row.state != "pending" or row.next_attempt_time != end.claim:
+                found.append(None)
+                continue
+            finished.append({"key": row.id, **end.values})
+            found.append((row._replace(**end.values), all_of_it))
+        await tx.execute_many(_ATTEMPT_INSERT, made)
+        await tx.execute_many(_FINISH, finished)
+        return found
 
     # lists
 

@@ -7,12 +7,11 @@ once more, under the same id. At least once, never lost.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -26,28 +25,28 @@ from taskman_server.kit.rpc.call import Context
 from taskman_server.kit.rpc.runtime import Runtime
 from taskman_server.services.notifications.convert import delivery_message, webhook_message
 from taskman_server.services.notifications.mail import MailSender, build_mail
-from taskman_server.services.notifications.outcome import Outcome
+from taskman_server.services.notifications.outcome import Attempt, AttemptRow, Outcome
 from taskman_server.services.notifications.rules import due, host_of, next_delay
 from taskman_server.services.notifications.slots import WEBHOOKS, Slots
-from taskman_server.services.notifications.store import NotificationStore
+from taskman_server.services.notifications.store import End, NotificationStore
 from taskman_server.services.notifications.templating import Templates
 from taskman_server.services.notifications.webhooks import WebhookSender
 
 __all__ = ["LEASE", "DeliveryWorker"]
 
 LEASE: Final = timedelta(seconds=120)  # longer than any attempt can take
-MAX_REST: Final = 30.0  # for what another process left behind
-SHARED_REST: Final = 3.0  # the same where several processes are at work
+MAX_REST: Final = timedelta(seconds=30)  # for what another process left behind
+SHARED_REST: Final = timedelta(seconds=3)  # the same where several processes are at work
 GRACE: Final = 5.0
 _RECORDED_TOGETHER: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
+class _Ended:
     row: Row
     claim: datetime
     outcome: Outcome
-    values: Mapping[str, Any]
+    attempt: Attempt
     context: Context
 
 
@@ -73,11 +72,16 @@ class DeliveryWorker:
         self._wake = asyncio.Event()
         # Apart, so that no receiver of webhooks can hold up a mail.
         self._slots = (Slots(mail.limits), Slots(WEBHOOKS))
+        self._all = frozenset(slots.limits.channel for slots in self._slots)
+        self._asked = set(self._all)  # channels in which something may be due
+        self._left: set[str] = set()  # channels in which something that is due waits for a slot
+        self._next_round = self._last_round = datetime.min.replace(tzinfo=UTC)  # looks at all channels
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._records: Batches[_Attempt] = Batches(self._record_all, _RECORDED_TOGETHER)
+        self._records: Batches[_Ended] = Batches(self._record_all, _RECORDED_TOGETHER)
 
-    def wake(self) -> None:
-        """Something may be due: a new delivery, or the clock was moved."""
+    def wake(self, channel: str = "") -> None:
+        """Something may be due: a new delivery over a channel, or the clock was moved."""
+        self._asked.update((channel,) if channel else self._all)
         self._wake.set()
 
     async def run(self) -> None:
@@ -87,36 +91,50 @@ class DeliveryWorker:
                 self._wake.clear()
                 pause = await self._start_due()
                 # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with the wake-up.
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
+                except TimeoutError:
+                    self._asked.update(self._all)
         finally:
             await self._finish()
 
     async def _start_due(self) -> float:
         """Begins what is due; the seconds until there may be more."""
+        now = self._runtime.clock.now()
+        asked, self._asked = self._asked, set()
+        if now >= self._next_round:
+            asked.update(self._all)
         try:
-            now = self._runtime.clock.now()
             for slots in self._slots:
-                await self._fill(slots, now)
+                if slots.limits.channel in asked:
+                    await self._fill(slots, now)
             next_due = await self._store.next_due(now)
         except DatabaseError as error:
+            self._asked |= asked
             self._runtime.telemetry.log.warning("deliveries wait for the database", error=str(error))
             return 1.0
-        # What is due and was not begun waits for a slot: each attempt that ends wakes us.
+        if asked == self._all:
+            self._last_round = now
+        # What is due and was not begun waits for a slot: each attempt that ends wakes us then.
         rest = SHARED_REST if self._runtime.db.shared else MAX_REST
-        if next_due is None:
-            return rest
-        return min(max((next_due - now).total_seconds(), 0.0), rest)
+        self._next_round = self._last_round + rest
+        if next_due is not None:
+            self._next_round = min(next_due, self._next_round)
+        return min(max(self._next_round - now, timedelta(0)), rest).total_seconds()
 
     async def _fill(self, slots: Slots, now: datetime) -> None:
         """Gives the free slots of a channel to the organizations in turns."""
         channel = slots.limits.channel
+        self._left.add(channel)  # until we know better: an attempt may end while we look
         if slots.free <= 0:
             return
         due = await self._store.organizations_due(channel, now)
+        if not due:
+            self._left.discard(channel)
         if slots.next(due) is None:
             return
+        shunned = False
         begun: list[Row] = []
         try:
             async with self._store.claiming() as tx:
@@ -125,6 +143,7 @@ class DeliveryWorker:
                     if full := slots.full_hosts:
                         urls = await self._store.webhook_urls(tx, organization)
                         busy = [each.id for each in urls if host_of(each.url) in full]
+                        shunned = shunned or bool(busy)
                     # Calls one by one, as each may fill a host; mails several at a time.
                     share = 1 if channel == "webhook" else max(1, slots.may_have(organization) // len(due))
                     rows = await self._store.claim(
@@ -140,6 +159,8 @@ class DeliveryWorker:
             for row in begun:
                 slots.give_back(row.id)
             raise
+        if not due and not shunned:
+            self._left.discard(channel)
         for row in begun:
             task = asyncio.create_task(self._attempt(row, now + LEASE), name=f"send-{row.id}")
             self._running[row.id] = task
@@ -148,7 +169,8 @@ class DeliveryWorker:
     def _ended(self, slots: Slots, identifier: str, _: object) -> None:
         slots.give_back(identifier)
         self._running.pop(identifier, None)
-        self._wake.set()
+        if slots.limits.channel in self._left:
+            self.wake(slots.limits.channel)
 
     async def _finish(self) -> None:
         tasks = list(self._running.values())
@@ -173,18 +195,13 @@ class DeliveryWorker:
             # Its text could quote the content, and with it a secret.
             self._runtime.telemetry.log.error("an attempt failed", delivery=row.id, error=type(error).__name__)
             outcome = Outcome("retry", 0, f"A fault on our side ({type(error).__name__}).")
-        values = {
-            "time": time,
-            "status_code": outcome.status_code,
-            "error": outcome.error,
-            "duration_ms": round((clock.monotonic() - started) * 1000),
-        }
+        attempt = Attempt(time, outcome.status_code, outcome.error, round((clock.monotonic() - started) * 1000))
         try:
-            await self._records.do(_Attempt(row, claim, outcome, values, context))
+            await self._records.do(_Ended(row, claim, outcome, attempt, context))
         except DatabaseError as error:
             self._not_recorded(row, error)
 
-    async def _record_all(self, attempts: Sequence[_Attempt]) -> None:
+    async def _record_all(self, ended: Sequence[_Ended]) -> None:
         """Attempts that ended at about the same time are one commit.
 
         Raises:
@@ -192,22 +209,23 @@ class DeliveryWorker:
         """
         try:
             async with self._runtime.db.transaction() as tx:
-                # In one order everywhere: another process may be recording some of the same at this moment.
-                for attempt in sorted(attempts, key=lambda each: each.row.id):
-                    await self._record(tx, attempt)
+                ends = [_end(each) for each in ended]
+                for each, end, found in zip(ended, ends, await self._store.finish(tx, ends), strict=True):
+                    await self._tell(tx, each, end.values["state"], found)
         except DatabaseError:
-            if len(attempts) == 1:
+            if len(ended) == 1:
                 raise
             # One of them may be at fault, and the others are not to be sent twice for it.
-            for attempt in attempts:
+            for each in ended:
                 try:
-                    await self._record_all([attempt])
+                    await self._record_all([each])
                 except DatabaseError as error:
-                    self._not_recorded(attempt.row, error)
+                    self._not_recorded(each.row, error)
 
     def _not_recorded(self, row: Row, error: DatabaseError) -> None:
         # The lease runs out, and it is sent again.
         self._runtime.telemetry.log.error("an attempt was not recorded", delivery=row.id, error=str(error))
+        self.wake()
 
     async def _send_webhook(self, row: Row, webhook: Row | None) -> Outcome:
         if webhook is None:
@@ -264,35 +282,20 @@ class DeliveryWorker:
             }
         return None
 
-    async def _record(self, tx: Transaction, attempt: _Attempt) -> None:
-        row, outcome, context = attempt.row, attempt.outcome, attempt.context
-        tries = row.tries + 1
-        state = "delivered" if outcome.kind == "delivered" else "failed"
-        next_time: datetime | None = None
-        if outcome.kind == "retry":
-            delay = next_delay(tries, row.sensitive, random.random(), outcome.retry_after)
-            if delay is not None:
-                state, next_time = "pending", due(context.now, delay)
-        ended = await self._store.finish(
-            tx,
-            row,
-            attempt.claim,
-            attempt.values,
-            state=state,
-            tries=tries,
-            next_attempt_time=next_time,
-            recipient=outcome.recipient or row.recipient,
-            payload=None if row.sensitive and state != "pending" else row.payload,
-        )
-        tx.on_commit(self._wake.set)
-        if row.sensitive and state != "pending":
+    async def _tell(
+        self, tx: Transaction, ended: _Ended, state: str, found: tuple[Row, Sequence[AttemptRow]] | None
+    ) -> None:
+        """What follows from an attempt, in the transaction that records it."""
+        row, context = ended.row, ended.context
+        if state == "pending":
+            tx.on_commit(self._wake.set)  # it may be the next that is due
+        elif row.sensitive:
             tx.on_commit(self._wiped)
-        if outcome.kind == "gone":
+        if ended.outcome.kind == "gone":
             await self._disable(tx, row, context)
-        if ended is None or state == "pending":
+        if found is None or state == "pending":
             return
-        attempts = await self._store.attempts([row.id], tx)
-        event = DeliveryEvent(delivery=delivery_message(ended, attempts[row.id]))
+        event = DeliveryEvent(delivery=delivery_message(*found))
         name = "notification.delivered" if state == "delivered" else "notification.failed"
         await context.emit(tx, name, event, subject=row.id, result="success" if state == "delivered" else "failure")
 
@@ -305,3 +308,23 @@ class DeliveryWorker:
         assert changed is not None
         event = WebhookEvent(webhook=webhook_message(changed), before=webhook_message(webhook))
         await context.emit(tx, "notification.webhook.updated", event, subject=row.webhook)
+
+
+def _end(ended: _Ended) -> End:
+    """What becomes of a delivery."""
+    row, outcome = ended.row, ended.outcome
+    tries = row.tries + 1
+    state = "delivered" if outcome.kind == "delivered" else "failed"
+    next_time: datetime | None = None
+    if outcome.kind == "retry":
+        delay = next_delay(tries, row.sensitive, random.random(), outcome.retry_after)
+        if delay is not None:
+            state, next_time = "pending", due(ended.context.now, delay)
+    values = {
+        "state": state,
+        "tries": tries,
+        "next_attempt_time": next_time,
+        "recipient": outcome.recipient or row.recipient,
+        "payload": None if row.sensitive and state != "pending" else row.payload,
+    }
+    return End(row, ended.claim, ended.attempt, values)

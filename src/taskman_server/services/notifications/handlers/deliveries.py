@@ -78,7 +78,7 @@ class DeliveryHandlers:
                     f"{row.id} cannot be sent: its webhook is {state}.", "WEBHOOK_NOT_ACTIVE", webhook=row.webhook
                 )
         await self._store.send_again(tx, row, call.now)
-        self._queue.again(tx)
+        self._queue.again(tx, row.channel)
         again = await self._store.delivery_for_update(tx, row.organization, row.id)
         assert again is not None
         return delivery_message(again, (await self._store.attempts([row.id], tx))[row.id])
