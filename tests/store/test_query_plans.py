@@ -74,16 +74,19 @@ class Hot:
     db: SqliteDatabase | PostgresDatabase
     kind: str
 
-    async def check(self, name: str, asked: Awaitable[Any], *, sorts: bool = False, work: int = 0) -> Any:
+    async def check(
+        self, name: str, asked: Awaitable[Any], *, sorts: bool = False, scans: bool = False, work: int = 0
+    ) -> Any:
         """Runs it and looks how that was done. `sorts`: the few rows that were found are put in order afterwards.
-        `work`: the most, where that is not a page's."""
+        `scans`: a table may be read from its beginning, as the work is bounded. `work`: the most, where that is not a
+        page's."""
         with noted(self.db) as run:
             answer = await asked
         for sql, way in await ways(self.db, run):
             told = f"{name} on {self.kind}\n{sql}\n{way}"
             # An index is followed until there is a page of it: the work says how far.
             follows = self.kind == "sqlite" and "LIMIT" in sql and not way.sorts
-            assert follows or BIG.isdisjoint(way.scans), told
+            assert scans or follows or BIG.isdisjoint(way.scans), told
             assert way.work <= (work or WORK[self.kind]), told
             assert sorts or not way.sorts, told
         return answer
@@ -155,7 +158,7 @@ async def test_tasks(databases: Databases) -> None:
             broker.publish = one_batch  # type: ignore[method-assign]
             # A relay of several takes one row of each of the next 1,024 keys.
             await hot.check("outbox", relay.drain(), sorts=hot.kind == "postgresql", work=12_000)
-            await hot.check("backlog", relay.backlog(), work=10 * ROWS)  # counted to 10,000
+            await hot.check("backlog", relay.backlog(), scans=True, work=10 * ROWS)  # counted to 10,000
 
 
 @pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
