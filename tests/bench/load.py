@@ -78,7 +78,7 @@ class Load:
 
     def run(self, url: str, requests: Path, seconds: float, *, count_statuses: bool = False) -> Result:
         """As many requests as go in so many seconds, over all connections."""
-        self._first += 100_000_000
+        self._first += 10_000_000  # of ten digits: enough for a thousand runs
         if self._generator == "wrk":
             return self._wrk(url, requests, seconds, count_statuses)
         return asyncio.run(_Player(requests, self._first, seconds).run(url, self._connections))

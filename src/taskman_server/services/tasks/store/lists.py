@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias, cast
 
+from cachebox import TTLCache
 from sqlalchemy import (
     BigInteger,
     BinaryExpression,
@@ -48,6 +49,7 @@ _KEYSETS: Final = {
     for name, column in ORDERS.items()
     for descending in (False, True)
 }
+_COUNTED_FOR: Final = 10.0  # seconds
 _RARE: Final = 1000  # tasks that are read and sorted in some 3 ms
 _BY_KEY: Final = Keyset(SortKey(PROJECTS.c.key), SortKey(PROJECTS.c.id))
 _OF_PROJECTS: Final = PROJECTS.c.organization == bindparam("organization", type_=PROJECTS.c.organization.type)
@@ -109,6 +111,7 @@ class Lists:
         self._index = index
         self._counted = counted
         self._built = BuiltStatements(dialect)
+        self._rare: TTLCache[tuple[Any, ...], bool] = TTLCache(1000, global_ttl=_COUNTED_FOR)
 
     async def projects(self, source: Executor, query: Query, size: int, after: Sequence[Value] | None) -> Found:
         """Projects in the order of their keys."""
@@ -165,12 +168,16 @@ class Lists:
         if not others:
             return walked
         sorted_, rarity = others
-        row = await source.fetch_one(rarity.statement, **rarity.values)
-        if row is None:
-            return walked
-        newest, *found = row
-        # Reading and sorting the n that have it takes as long as walking N/n for each of a page's, at n² = N.
-        return sorted_ if any(n < _RARE and n**2 <= (newest or 0) for n in found) else walked
+        # Which way is faster is true for a while; what is found is the same either way.
+        asked = (rarity.statement, *rarity.values.values())
+        rare: bool | None = self._rare.get(asked)
+        if rare is None:
+            row = await source.fetch_one(rarity.statement, **rarity.values)
+            assert row is not None, "it counts"
+            newest, *found = row
+            # Reading and sorting the n that have it takes as long as walking N/n for each of a page's, at n² = N.
+            rare = self._rare[asked] = any(n < _RARE and n**2 <= (newest or 0) for n in found)
+        return sorted_ if rare else walked
 
     async def search(
         self, source: Executor, asked: Sequence[str], query: Query, size: int, after: Sequence[Value] | None
