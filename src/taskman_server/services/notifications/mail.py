@@ -251,7 +251,11 @@ def _is_loopback(host: str) -> bool:
 
 
 class FileSender:
-    """Into a folder, one `.eml` a mail, readable by the owner alone: a mail may hold a secret link."""
+    """Into a folder, one `.eml` a mail, readable by the owner alone: a mail may hold a secret link.
+
+    Nobody is sent these mails; they are there to be looked at. So they are not synced to disk one by one: when the
+    power fails, the last of them may be missing.
+    """
 
     limits = MAILS_TO_FILES
 
@@ -277,6 +281,4 @@ class FileSender:
             temporary = path.with_suffix(".tmp")
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
             temporary.replace(path)
