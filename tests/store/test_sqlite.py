@@ -18,6 +18,7 @@ from taskman_server.kit.db import (
     sqlite_sync,
 )
 from taskman_server.kit.db.sqlite import SqliteDatabase
+from taskman_server.kit.db.statements import Statement
 from tests.store.support import COUNT, GET, LONG, PUT, OpenDatabase, count, create_tables, until
 
 
@@ -139,6 +140,19 @@ async def test_a_long_read_does_not_hold_up_the_loop(db: SqliteDatabase) -> None
         row = await tx.fetch_one(LONG, top=1_000_000)
         assert row is not None
         assert row.n == 1_000_000
+
+
+def test_a_statement_that_was_slow_once_is_soon_tried_on_the_loop_again(db: SqliteDatabase) -> None:
+    """Each time that it is too long again soon after, it stays away twice as long, up to a minute."""
+    prepared = Statement(LONG.element).prepare(db.dialect)
+    now, away = 1000.0, []
+    for _ in range(8):
+        prepared.was_slow(now)
+        away.append(prepared.slow_until - now)
+        now = prepared.slow_until + 0.5
+    assert away == [1, 2, 4, 8, 16, 32, 60, 60]
+    prepared.was_slow(now + 3600)
+    assert prepared.slow_until == now + 3601
 
 
 @pytest.mark.parametrize("offload", [False, True])

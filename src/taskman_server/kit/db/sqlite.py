@@ -1,8 +1,8 @@
 """SQLite through apsw: one file, one writer, reads on the event loop while they are short.
 
 A read by key takes about 10 µs, far less than handing it to a thread. A read that takes longer than its budget is
-interrupted and run again in a thread, so that it never holds up the loop. Writers take turns; how commits become
-durable is in `sqlite_sync`.
+interrupted and run again in a thread, so that it never holds up the loop; its statement stays off the loop for a while
+(`Prepared.was_slow`). Writers take turns; how commits become durable is in `sqlite_sync`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from taskman_server.kit.db.statements import DynamicCache, Prepared, Row, Statem
 T = TypeVar("T")
 
 _STEPS = 4000  # virtual machine instructions between two looks at the clock, some 40 µs; a look takes 1 µs
-_SLOW_FOR = 60.0  # seconds in which a statement that was once too long goes to a thread at once
 _CHECKPOINT_PAGES = 1000
 _TRUNCATE_PAGES = 16_000
 _VERSION = "PRAGMA data_version"
@@ -296,7 +295,7 @@ class SqliteDatabase:
                     observe("read", time.monotonic() - started)
                 return rows
             except apsw.InterruptError:
-                prepared.slow_until = time.monotonic() + _SLOW_FOR
+                prepared.was_slow(time.monotonic())
             except (apsw.BusyError, apsw.LockedError):
                 pass  # a thread may wait for the lock, the loop may not
             except (apsw.Error, TypeError, ValueError, OverflowError) as error:

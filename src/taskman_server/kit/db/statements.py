@@ -36,6 +36,7 @@ else:
 Processor: TypeAlias = Callable[[Any], Any]
 
 _CACHE_SIZE = 512
+_SLOW_LEAST, _SLOW_MOST = 1.0, 60.0  # seconds
 _EXPANSIONS = 128  # lengths of lists of one statement
 _WRITES = ("isinsert", "isupdate", "isdelete", "is_ddl")
 
@@ -83,6 +84,7 @@ class Prepared:
         "_plain",
         "_processors",
         "_slots",
+        "_slow_for",
         "parameters",
         "repeatable",
         "row",
@@ -102,6 +104,7 @@ class Prepared:
         self.writes: bool = any(getattr(compiled, kind, False) for kind in _WRITES)
         self.repeatable: bool = bool(getattr(element, "is_select", False)) and not _changes_inside(compiled)
         self.slow_until = 0.0  # monotonic seconds; a driver runs it off the loop until then
+        self._slow_for = 0.0
         binds = {name: bind for bind, name in getattr(compiled, "bind_names", {}).items()}
         for kind in ("insert_prefetch", "update_prefetch"):
             if columns := [column.key for column in getattr(compiled, kind, ())]:
@@ -163,6 +166,14 @@ class Prepared:
         """The driver's rows as rows with attributes and Python values."""
         convert = self._convert
         return [convert(row) for row in raw]
+
+    def was_slow(self, now: float) -> None:
+        """Keep the statement off the loop: for a second, or twice as long as the last time when it came back less than
+        that time ago, up to a minute. Slow once, with nothing in memory yet, is no reason to send all into threads.
+        """
+        again = now - self.slow_until < self._slow_for
+        self._slow_for = min(2 * self._slow_for, _SLOW_MOST) if again else _SLOW_LEAST
+        self.slow_until = now + self._slow_for
 
     def _expected(self) -> str:
         return "the statement takes " + (", ".join(sorted(self.parameters - self._defaults.keys())) or "none")
