@@ -184,7 +184,7 @@ async def test_no_title_or_name_can_begin_a_header_or_a_tag(house: House, smtp: 
         ),
     )
     await smtp.arrived(1)
-    title = "x\r\nBcc: evil@example.com\r\n\r\n<script>alert(1)</script>{{ 7*7 }}{% raw %}"
+    title = "x\r\nBcc: evil@example.com\r\n\r\n<script>alert(1)</script>{{ 7919*7927 }}{% raw %}"
     await house.publish(assigned(house, ANN, title=title))
     mails = await smtp.arrived(2)
     to, mail = mails[1]
@@ -193,8 +193,8 @@ async def test_no_title_or_name_can_begin_a_header_or_a_tag(house: House, smtp: 
     assert len(mail["to"].addresses) == 1
     assert mail["subject"].strip().startswith("WEB-7: x Bcc: evil@example.com <script>")
     assert "<script>" not in part(mail, "html")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7*7 }}" in part(mail, "html")
-    assert "49" not in part(mail, "html")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;{{ 7919*7927 }}" in part(mail, "html")
+    assert str(7919 * 7927) not in part(mail, "html")
     headers = smtp.raw[1].partition(b"\r\n\r\n")[0].lower()
     assert b"\r\nbcc" not in headers
 
