@@ -28,7 +28,7 @@ import uvloop
 from taskman_sdk import codec
 from taskman_server.app import Application, open_application
 from taskman_server.gateway import app as gateway_app
-from taskman_server.gateway.http import JSON, Request, respond
+from taskman_server.gateway.http import JSON, Request, head_of, respond
 from taskman_server.kit import logs
 from taskman_server.kit.rpc import ANONYMOUS, CallOptions, Origin, Principal
 from taskman_server.services.tasks import convert
@@ -169,7 +169,7 @@ def steps(application: Application, call: Edge, task: str) -> dict[str, Step]:
         "fine right (CEL)": fine,
         "row to message": lambda: convert.task_message(row[0]),
         "message to JSON": lambda: codec.to_json(convert.task_message(row[0])),
-        "hand to the HTTP server": lambda: respond(nothing, 200, b"", JSON, []),
+        "hand to the HTTP server": lambda: respond(nothing, 200, b"", head_of(b"", JSON)),
         "log line, metric": lambda: gateway._log(request, outcome, 0.001),
         "the service, all of it": service,
         "the whole": lambda: gateway(scope, nothing, nothing),

@@ -32,10 +32,13 @@ from taskman_server.gateway.http import (
     Request,
     Scope,
     Send,
+    head_of,
+    limit_headers,
     problem,
     read_body,
     respond,
 )
+from taskman_server.gateway.remembered import Remembered
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
 from taskman_server.kit.forwarded import networks
@@ -118,6 +121,7 @@ class Gateway:
         self.limiter = _limiter(settings, clock, telemetry, redis, bank)
         self.admission = Admission(telemetry)
         self._trusted = networks(settings.trusted_proxies)
+        self.remembered = Remembered(authenticator, self.limiter, clock, telemetry, self._trusted)
         known = list(contract.methods() if methods is None else methods)
         self._router = Router(known)
         self._entries = {method.path: _entry(method) for method in known if method.route is not None}
@@ -216,13 +220,17 @@ class Gateway:
             await self._stream(method, message, options, send, outcome)
             return
         reply = await self._channels.unary(method, message, options)
-        headers = [*_limit_headers(self.limiter, outcome.verdict), (b"x-request-id", request.request_id.encode())]
+        document = codec.to_json(reply)
+        headers = head_of(document, JSON)
         if entry.has_etag:
             headers.append((b"etag", b'"%s"' % reply.etag.encode()))  # type: ignore[attr-defined]
+        if options.repeats is not None:
+            self.remembered.keep(request, method, headers, document, options.repeats)
+        headers += [*limit_headers(self.limiter, outcome.verdict), (b"x-request-id", request.request_id.encode())]
         if options.trailers.get("idempotency-replayed"):
             headers.append((b"idempotency-replayed", b"true"))
         outcome.status = entry.status
-        await respond(send, entry.status, codec.to_json(reply), JSON, headers)
+        await respond(send, entry.status, document, headers)
 
     def _route(self, request: Request) -> tuple[_Entry, tuple[str, ...]]:
         verb = "GET" if request.verb == "HEAD" else request.verb
@@ -297,8 +305,8 @@ class Gateway:
         error.request_id = request_id
         status, document, headers = problem(error, path)
         outcome.status, outcome.reason = status, error.reason
-        headers += [(b"x-request-id", request_id.encode()), *_limit_headers(self.limiter, outcome.verdict)]
-        await respond(send, status, document, PROBLEM, headers)
+        headers += [(b"x-request-id", request_id.encode()), *limit_headers(self.limiter, outcome.verdict)]
+        await respond(send, status, document, [*head_of(document, PROBLEM), *headers])
 
     def _log(self, request: Request, outcome: _Outcome, seconds: float) -> None:
         self._telemetry.request(
@@ -375,13 +383,6 @@ def _check_content_type(headers: Any) -> None:
             f"{headers.get('content-type', 'without a type')[:100]!r}.",
             reason="MEDIA_TYPE_NOT_SUPPORTED",
         )
-
-
-def _limit_headers(limiter: Limiter | None, verdict: Verdict | None) -> list[tuple[bytes, bytes]]:
-    if limiter is None or verdict is None:
-        return []
-    left = f'"default";r={verdict.remaining};t={verdict.reset}'
-    return [(b"ratelimit-policy", limiter.policy.encode()), (b"ratelimit", left.encode())]
 
 
 def _stream_head(options: CallOptions) -> dict[str, Any]:

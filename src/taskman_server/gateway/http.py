@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,8 +18,21 @@ from taskman_sdk.errors import (
 )
 from taskman_server.kit.forwarded import HEADER, Networks, client_address
 from taskman_server.kit.ids import request_id_of
+from taskman_server.kit.limits import Limiter, Verdict
 
-__all__ = ["JSON", "NDJSON", "Receive", "Request", "Scope", "Send", "problem", "read_body", "respond"]
+__all__ = [
+    "JSON",
+    "NDJSON",
+    "Receive",
+    "Request",
+    "Scope",
+    "Send",
+    "head_of",
+    "limit_headers",
+    "problem",
+    "read_body",
+    "respond",
+]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -126,13 +139,23 @@ async def _read(receive: Receive, limit: int, too_large: InvalidArgumentError) -
     return b"".join(chunks)  # of one it is that one
 
 
-async def respond(
-    send: Send, status: int, body: bytes, kind: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
+async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
     """Sends an answer."""
-    head: Headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *_SECURITY, *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def head_of(body: bytes, kind: bytes) -> Headers:
+    """The headers that every answer has."""
+    return [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *_SECURITY]
+
+
+def limit_headers(limiter: Limiter | None, verdict: Verdict | None) -> Headers:
+    """What is left of the limit (the IETF's draft on RateLimit header fields)."""
+    if limiter is None or verdict is None:
+        return []
+    left = f'"default";r={verdict.remaining};t={verdict.reset}'
+    return [(b"ratelimit-policy", limiter.policy.encode()), (b"ratelimit", left.encode())]
 
 
 def problem(error: TaskManError, instance: str) -> tuple[int, bytes, Headers]:

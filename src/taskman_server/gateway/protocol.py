@@ -2,7 +2,8 @@
 
 uvicorn's parser keeps a header that is still coming in memory, however long it gets, and waits for the rest of a head
 for as long as the client likes. Both are bounded here. What it writes piece by piece goes out as one (`_Cork`). Whoever
-the application's `admission` does not let in is told so before anything is made of the request.
+the application's `admission` does not let in is told so before anything is made of the request, and an answer that it
+has `remembered` is given at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from taskman_server.kit.ids import request_id_of
 
 if TYPE_CHECKING:
     from taskman_server.gateway.admission import Admission
+    from taskman_server.gateway.remembered import Remembered
 
 __all__ = ["MAX_HEAD", "MAX_HEAD_SECONDS", "BoundedProtocol"]
 
@@ -113,11 +115,13 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_size = 0
     _late: asyncio.TimerHandle | None = None
     _admission: Admission | None = None
+    _remembered: Remembered | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(_Cork(transport, self.loop))
         self._admission = getattr(self.app, "admission", None)
+        self._remembered = getattr(self.app, "remembered", None)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,9 +152,13 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         # While an earlier request of the connection is answered, this one's turn to be told has not come.
         idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._remembered is not None and self._repeat(self._remembered):
+            return
         if idle and self._admission is not None and self._admission.full(self.url, len(self.tasks)):
             self._turn_away()
             return
+        # An earlier request of the same packet may have been answered already: the connection is not idle any more.
+        self._unset_keepalive_if_required()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -162,6 +170,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """The parser's end of a request."""
         if self.cycle is not None:
             super().on_message_complete()
+
+    def _repeat(self, remembered: Remembered) -> bool:
+        """Gives a remembered answer, if there is one."""
+        parser = self.parser
+        if parser.get_method() != b"GET" or not parser.should_keep_alive() or self.flow.write_paused:
+            return False
+        answer = remembered.answer(self.url, self.headers, self.client[0] if self.client else "")
+        if answer is None:
+            return False
+        self.cycle = None  # type: ignore[assignment]  # there is no body to come for it
+        self.transport.write(answer)
+        self.on_response_complete()
+        return True
 
     def _expect_head(self) -> None:
         self._reading_head, self._head_size = True, 0

@@ -39,15 +39,18 @@ class ReadCache(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         """The value, if it is known."""
-        if self._elsewhere is not None and (seen := self._elsewhere()) != self._seen:
-            self._seen = seen
-            self.clear()
+        self._look_elsewhere()
         value: V | None = self._known.get(key)
         if value is None:
             self._use.misses += 1
         else:
             self._use.hits += 1
         return value
+
+    def holds(self, key: K, value: V) -> bool:
+        """Whether this is still the value, so that nothing has changed since it was read."""
+        self._look_elsewhere()
+        return self._known.get(key) is value
 
     def keep(self, key: K, value: V, changes: int) -> None:
         """Remembers what was read, unless something was forgotten since `changes` was noted: the read may be older."""
@@ -64,3 +67,8 @@ class ReadCache(Generic[K, V]):
         """A commit has changed many."""
         self._changes += 1
         self._known.clear()
+
+    def _look_elsewhere(self) -> None:
+        if self._elsewhere is not None and (seen := self._elsewhere()) != self._seen:
+            self._seen = seen
+            self.clear()

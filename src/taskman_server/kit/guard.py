@@ -44,6 +44,7 @@ __all__ = ["CHANGED", "TTL", "Caller", "Guard", "Scope", "environment_for"]
 
 TTL: Final = 0.5
 SIZE: Final = 20_000
+_DECISIONS: Final = 16  # remembered for a resource
 CHANGED: Final = "changed"
 """The channel on which the Authorization service tells the organization whose rights have changed."""
 
@@ -158,13 +159,38 @@ class Guard:
         key = (principal.organization, principal.id, permission)
         now = call.now
 
-        def good(plan: _Plan, asked: float) -> bool:
-            return (plan.ends is None or plan.ends > now) and (
-                self._changed is None or self._changed.get(key[0], 0.0) < asked
-            )
-
+        good = self._good(principal.organization, now)
         plan = self._plans.get(key, good) or await self._plans.ask(key, lambda: self._plan(key, call), good)
         return Scope(plan.kind, plan.program, _constants(plan.principal, now))
+
+    def repeats(
+        self, organization: str, permission: str, resource: Mapping[str, Any], unchanged: Callable[[], bool]
+    ) -> Callable[[Principal, datetime], bool]:
+        """What tells whether a principal has the permission for an unchanged resource, where nobody has to be asked.
+
+        A decision is made anew with each other plan; and each time where it hangs on the time.
+        """
+        allowed_by: dict[str, _Plan] = {}
+
+        def allowed(principal: Principal, now: datetime) -> bool:
+            if principal.organization != organization or not unchanged():
+                return False
+            plan = self._plans.look((organization, principal.id, permission), self._good(organization, now))
+            if plan is None:
+                return False
+            if plan.program is None:
+                return plan.kind is PlanKind.ALWAYS_ALLOWED
+            if allowed_by.get(principal.id) is plan:
+                return True
+            if not plan.program.test({"resource": resource, **_constants(plan.principal, now)}):
+                return False
+            if "now" not in plan.program.names:
+                if len(allowed_by) >= _DECISIONS:
+                    allowed_by.clear()
+                allowed_by[principal.id] = plan
+            return True
+
+        return allowed
 
     async def report(self, call: Caller, permission: str, resource: Mapping[str, Any]) -> None:
         """Puts a refused attempt on record (AUDIT-1), before the caller is told."""
@@ -178,6 +204,12 @@ class Guard:
             await self._ask(call, "AuthorizationService.ReportDenial", request)
         except Exception as error:  # the refusal stands even where it cannot be recorded
             self._telemetry.fault(call.method, call.request_id, error)
+
+    def _good(self, organization: str, now: datetime) -> Callable[[_Plan, float], bool]:
+        return lambda plan, asked: (
+            (plan.ends is None or plan.ends > now)
+            and (self._changed is None or self._changed.get(organization, 0.0) < asked)
+        )
 
     def _hear(self, organization: str) -> None:
         assert self._changed is not None

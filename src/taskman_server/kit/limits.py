@@ -74,14 +74,20 @@ class Limiter:
         self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(SIZE)
         self.policy = f'"default";q={limit.requests};w={limit.seconds}'
 
-    def take(self, key: str) -> Verdict | None:
+    def take(self, key: str, *, refuse: bool = True) -> Verdict | None:
         """Takes one request from a bucket; None: that cannot be said here, await `more`.
+
+        Args:
+            key: the bucket.
+            refuse: whether to refuse; None otherwise, and somebody else takes it up.
 
         Raises:
             ResourceExhaustedError: the bucket is empty; `retry_after` says for how long.
         """
         granted, tokens = self.lease(key, 1, 0)
-        return self._verdict(tokens) if granted else self._refuse((1 - tokens) / self._rate)
+        if granted:
+            return self._verdict(tokens)
+        return self._refuse((1 - tokens) / self._rate) if refuse else None
 
     def lease(self, key: str, wanted: int, back: int) -> tuple[int, float]:
         """Takes a block out of a bucket for another process; see `Bank.lease`."""
@@ -195,7 +201,7 @@ class SharedLimiter(Limiter):
         self._waiting: dict[str, int] = {}
         self.block = max(1, int(min(self._rate * BLOCK_SECONDS, self._capacity / 10)))
 
-    def take(self, key: str) -> Verdict | None:
+    def take(self, key: str, *, refuse: bool = True) -> Verdict | None:
         """See `Limiter.take`. A refusal holds for as long as the bank said, without asking again."""
         now = self._monotonic()
         lease: _Lease | None = self._leases.get(key)
@@ -205,8 +211,8 @@ class SharedLimiter(Limiter):
                 shared = lease.left + (now - lease.then) * self._rate
                 return self._verdict(min(self._capacity, lease.tokens + shared))
             if lease.refused:
-                return self._refuse(lease.until - now)
-        return super().take(key) if self._bank.degraded else None
+                return self._refuse(lease.until - now) if refuse else None
+        return super().take(key, refuse=refuse) if self._bank.degraded else None
 
     async def more(self, key: str) -> Verdict:
         """See `Limiter.more`. Waits for the bank for one time-out at most, if that does not answer."""

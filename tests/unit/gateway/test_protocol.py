@@ -13,7 +13,7 @@ import uvicorn
 
 from taskman_server.gateway import protocol
 from taskman_server.gateway.admission import Admission
-from taskman_server.gateway.http import Receive, Scope, Send, respond
+from taskman_server.gateway.http import Receive, Scope, Send, head_of, respond
 from tests.contract.waiting import eventually
 
 
@@ -22,6 +22,7 @@ class _Application:
         self.admission = Admission()
         self.admission.limit = 2
         self.admission._half = 1
+        self.remembered = _Remembered()
         self.begun = 0
         self.may_end = asyncio.Event()
         self.may_end.set()
@@ -29,7 +30,15 @@ class _Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun += 1
         await self.may_end.wait()
-        await respond(send, 200, b"{}", b"application/json")
+        await respond(send, 200, b"{}", head_of(b"{}", b"application/json"))
+
+
+class _Remembered:
+    """Knows one answer."""
+
+    def answer(self, target: bytes, headers: object, address: str) -> bytes | None:
+        known = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nknown"
+        return known if target == b"/v1/known" and address == "127.0.0.1" else None
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ async def port(application: _Application, monkeypatch: pytest.MonkeyPatch) -> As
     """A server with the gateway's protocol and little patience."""
     monkeypatch.setattr(protocol, "MAX_HEAD_SECONDS", 0.3)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application, **protocol.options()))
+    server = uvicorn.Server(uvicorn.Config(application, **protocol.options(), timeout_keep_alive=1))
 
     async def started() -> bool:
         return server.started
@@ -190,3 +199,44 @@ async def test_answers_keep_their_order(application: _Application, port: int) ->
     application.may_end.set()
     for answer in await asyncio.gather(*under_way):
         assert answer.count(b"200 OK") == 2
+
+
+KNOWN = HEAD.replace(b"/v1/tasks", b"/v1/known")
+CLOSE = b"connection: close\r\n\r\n"
+
+
+async def test_a_remembered_answer_is_given_without_the_application(application: _Application, port: int) -> None:
+    """GATE-9: several times on one connection, and in the middle of requests that are worked on."""
+    answer = await _send(port, KNOWN + b"\r\n", KNOWN + b"\r\n" + KNOWN + b"\r\n" + HEAD + CLOSE)
+    assert [each[-5:] for each in answer.split(b"HTTP/1.1 200 OK")[1:]] == [b"known"] * 3 + [b"\n\r\n{}"]
+    assert application.begun == 1
+
+
+async def test_a_remembered_answer_waits_for_those_before_it(application: _Application, port: int) -> None:
+    """GATE-9: answers keep their order (RFC 9112, section 9.3.2), also where the last one is there at once."""
+    application.may_end.clear()
+    asked = asyncio.create_task(_send(port, HEAD + b"\r\n" + KNOWN + CLOSE))
+
+    async def begun() -> bool:
+        return application.begun == 1
+
+    await eventually(begun, "the first request under way")
+    application.may_end.set()
+    assert (await asked).index(b"{}") < (await asked).rindex(b"HTTP/1.1")
+
+
+async def test_a_request_behind_a_remembered_answer_has_all_its_time(application: _Application, port: int) -> None:
+    """GATE-9: the connection was idle for no moment, so the time that an idle one may stay does not run."""
+    application.may_end.clear()
+    asyncio.get_running_loop().call_later(1.3, application.may_end.set)  # the idle time is 1 s
+    assert (await _send(port, KNOWN + b"\r\n" + HEAD + CLOSE)).count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    "request_", [KNOWN.replace(b"GET", b"HEAD"), KNOWN.replace(b"GET", b"POST") + b"content-length: 2\r\n"]
+)
+async def test_a_remembered_answer_is_for_get_alone(application: _Application, port: int, request_: bytes) -> None:
+    """GATE-1."""
+    answer = await _send(port, request_ + CLOSE + (b"{}" if b"POST" in request_ else b""))
+    assert application.begun == 1
+    assert b"known" not in answer

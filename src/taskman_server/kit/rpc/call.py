@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -156,12 +156,14 @@ class Call(Context):
         method: the RPC.
         metadata: what the caller sent beside the message, keys in lower case.
         trailers: what goes back beside the answer.
+        repeats: whether a principal would be given the same answer again (see `lasts`).
     """
 
     method: contract.Method = field(kw_only=True)
     metadata: Mapping[str, str] = field(kw_only=True)
     trailers: dict[str, str] = field(kw_only=True)
     authorized: bool = False
+    repeats: Callable[[Principal, datetime], bool] | None = None
     tx: Transaction | None = None
     _stack: AsyncExitStack | None = None
 
@@ -228,6 +230,18 @@ class Call(Context):
         """The rights of the principal as a condition for the WHERE of a list (AUTHZ-5)."""
         self.authorized = True
         return await self.runtime.guard.scope(self, permission or self.method.permission)
+
+    def lasts(self, resource: Mapping[str, Any], unchanged: Callable[[], bool]) -> None:
+        """Says that the answer is the same for everybody who has the permission for this resource, as long as it is
+        unchanged. Only for a handler that has looked at nothing else, and has left nothing behind.
+
+        Args:
+            resource: what was decided on.
+            unchanged: whether it, and all else that the answer was made of, is still the same.
+        """
+        self.repeats = self.runtime.guard.repeats(
+            self.principal.organization, self.method.permission, resource, unchanged
+        )
 
     def check_etag(self, given: str, current: str, what: str) -> None:
         """Refuses a change to something that changed since the caller saw it (AIP-154, RFC 9110 If-Match).

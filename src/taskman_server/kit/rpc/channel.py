@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -47,6 +48,8 @@ class CallOptions:
         caller: the service that calls; only channels inside the deployment can set it.
         origin: where the request came from.
         trailers: is filled with what comes back beside the answer.
+        repeats: is set where the service is in this process and can tell: whether a principal who asked the same at
+            that time would be given the same answer, as long as nothing has to be asked of anybody for that.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +57,7 @@ class CallOptions:
     caller: Principal | None = None
     origin: Origin = field(default_factory=Origin)
     trailers: dict[str, str] = field(default_factory=dict)
+    repeats: Callable[[Principal, datetime], bool] | None = None
 
 
 class Channel(Protocol):

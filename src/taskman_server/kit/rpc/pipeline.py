@@ -85,7 +85,9 @@ class Pipeline:
         with self._runtime.telemetry.rpc(method, call) as span:
             try:
                 async with asyncio.timeout(_seconds(options, self._runtime)):
-                    return await self._answer(entry, request, call)
+                    answer = await self._answer(entry, request, call)
+                options.repeats = call.repeats
+                return answer
             except Exception as error:
                 raise span.failed(self._translate(error, call)) from error
 

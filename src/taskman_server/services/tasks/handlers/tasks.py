@@ -88,7 +88,10 @@ class TaskHandlers(Base):
 
     async def get_task(self, request: GetTaskRequest, call: Call) -> Task:
         """See the contract."""
-        return convert.task_message(await self._task(request.task, call))
+        row = await self._task(request.task, call)
+        if (unchanged := self.tasks.unchanged(row.organization, request.task, row)) is not None:
+            call.lasts(convert.task_resource(row), unchanged)
+        return convert.task_message(row)
 
     async def update_task(self, request: UpdateTaskRequest, call: Call) -> Task:
         """See the contract."""

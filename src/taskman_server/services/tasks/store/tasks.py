@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -152,9 +152,8 @@ class TaskStore:
 
     async def get(self, organization: str, name: str, source: Executor | None = None) -> Row | None:
         """A task by id, or by key in any case, with its project's `visibility` and `members`; deleted ones too."""
-        statement, column = _BY_ID, "id"
-        if not is_id(name, "task"):
-            statement, column, name = _BY_KEY, "key", name.upper()
+        column, name = _named(name)
+        statement = _BY_ID if column == "id" else _BY_KEY
         if self._reads is not None and source is None:
             return await self._reads.get(organization, column, name)
         cache = self._cache
@@ -166,6 +165,10 @@ class TaskStore:
             if row is not None:
                 cache.keep((organization, name), row, changes)
         return row
+
+    def unchanged(self, organization: str, name: str, row: Row) -> Callable[[], bool] | None:
+        """What tells whether `get` would answer this very row again; None where that cannot be known."""
+        return partial(self._cache.holds, (organization, _named(name)[1]), row) if self._cache is not None else None
 
     async def get_for_update(self, tx: Transaction, organization: str, identifier: str) -> Row | None:
         """The same by id, where nobody else changes the task before the transaction ends."""
@@ -232,6 +235,11 @@ class TaskStore:
         if any(getattr(before, name) != getattr(after, name) for name in ("title", "description", "labels")):
             entry = _entry(before.seq, after.title, after.description, after.labels, after.key)
             await self.index.replace(tx, entry)
+
+
+def _named(name: str) -> tuple[str, str]:
+    """By which column a task is called, and how it stands there."""
+    return ("id", name) if is_id(name, "task") else ("key", name.upper())
 
 
 def _order(title: str, priority: str) -> dict[str, Any]:
