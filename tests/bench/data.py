@@ -87,7 +87,8 @@ class Template:
     def copy(self, to: Path) -> Path:
         """A copy to work on."""
         shutil.rmtree(to, ignore_errors=True)
-        shutil.copytree(self.folder, to)
+        # Without the mails, which nobody reads again.
+        shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("*.eml"))
         return to
 
 

@@ -99,10 +99,11 @@ TASKS = Table(
     _text("description"),
     UniqueConstraint("id", name="tasks_id"),
     UniqueConstraint("organization", "key", name="tasks_key"),
-    Index("tasks_created", "organization", "create_time", "seq"),
-    Index("tasks_updated", "organization", "update_time", "seq"),
-    Index("tasks_project_created", "organization", "project", "create_time", "seq"),
-    Index("tasks_project_updated", "organization", "project", "update_time", "seq"),
+    # with what most filters and policies ask for, so that a task which is passed over is not read for that
+    Index("tasks_created", "organization", "create_time", "seq", "delete_time", "state", "project"),
+    Index("tasks_updated", "organization", "update_time", "seq", "delete_time", "state", "project"),
+    Index("tasks_project_created", "organization", "project", "create_time", "seq", "delete_time", "state"),
+    Index("tasks_project_updated", "organization", "project", "update_time", "seq", "delete_time", "state"),
     Index("tasks_project_state", "organization", "project", "state", "create_time", "seq"),
     Index("tasks_due", "organization", "due_time", "seq"),
 )
