@@ -39,6 +39,7 @@ from taskman_server.gateway.http import (
     respond,
 )
 from taskman_server.gateway.remembered import Remembered
+from taskman_server.gateway.rendering import Rendering, items_of
 from taskman_server.gateway.routes import MethodNotAllowed, Router
 from taskman_server.gateway.transcode import Transcoder
 from taskman_server.kit.forwarded import networks
@@ -80,6 +81,7 @@ class _Entry:
     priority: Priority
     status: int
     has_etag: bool
+    items: str
 
 
 class Gateway:
@@ -117,6 +119,7 @@ class Gateway:
         self._clock = clock
         self._telemetry = telemetry
         self._pages = pages
+        self._rendering = Rendering()
         self._max_body = settings.max_body_bytes
         self.limiter = _limiter(settings, clock, telemetry, redis, bank)
         self.admission = Admission(telemetry)
@@ -220,7 +223,8 @@ class Gateway:
             await self._stream(method, message, options, send, outcome)
             return
         reply = await self._channels.unary(method, message, options)
-        document = codec.to_json(reply)
+        kept = options.kept and entry.items
+        document = self._rendering.to_json(reply, entry.items) if kept else codec.to_json(reply)
         headers = head_of(document, JSON)
         if entry.has_etag:
             headers.append((b"etag", b'"%s"' % reply.etag.encode()))  # type: ignore[attr-defined]
@@ -344,6 +348,7 @@ def _entry(method: Method) -> _Entry:
         priority_of(method),
         201 if method.name.startswith("Create") else 200,
         any(field.name == "etag" for field in method.output.desc().fields),
+        items_of(method),
     )
 
 

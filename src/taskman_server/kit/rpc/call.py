@@ -157,6 +157,7 @@ class Call(Context):
         metadata: what the caller sent beside the message, keys in lower case.
         trailers: what goes back beside the answer.
         repeats: whether a principal would be given the same answer again (see `lasts`).
+        kept: the answer is a list of messages that the service keeps (see `CallOptions.kept`).
     """
 
     method: contract.Method = field(kw_only=True)
@@ -164,6 +165,7 @@ class Call(Context):
     trailers: dict[str, str] = field(kw_only=True)
     authorized: bool = False
     repeats: Callable[[Principal, datetime], bool] | None = None
+    kept: bool = False
     tx: Transaction | None = None
     _stack: AsyncExitStack | None = None
 

@@ -50,6 +50,8 @@ class CallOptions:
         trailers: is filled with what comes back beside the answer.
         repeats: is set where the service is in this process and can tell: whether a principal who asked the same at
             that time would be given the same answer, as long as nothing has to be asked of anybody for that.
+        kept: is set where the service is in this process and keeps the messages that the answer is a list of: the same
+            message will be the same object.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class CallOptions:
     origin: Origin = field(default_factory=Origin)
     trailers: dict[str, str] = field(default_factory=dict)
     repeats: Callable[[Principal, datetime], bool] | None = None
+    kept: bool = False
 
 
 class Channel(Protocol):

@@ -86,7 +86,7 @@ class Pipeline:
             try:
                 async with asyncio.timeout(_seconds(options, self._runtime)):
                     answer = await self._answer(entry, request, call)
-                options.repeats = call.repeats
+                options.repeats, options.kept = call.repeats, call.kept
                 return answer
             except Exception as error:
                 raise span.failed(self._translate(error, call)) from error

@@ -8,7 +8,7 @@ and reads only those that are not known in these.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from cachebox import LRUCache
 
@@ -37,20 +37,16 @@ class TaskMessages:
 
         None when one of them has changed since: then it may be on the page no longer, nor be the caller's to see.
         """
-        missing = [row.seq for row in found if self._find(row) is None]
+        messages = self._find(found)
+        missing = [row.seq for row, message in zip(found, messages, strict=True) if message is None]
         self._use.hits += len(found) - len(missing)
         self._use.misses += len(missing)
         if missing:
             for row in await self._store.by_seq(source, organization, missing):
-                self._make(row)
-        messages = [self._find(row) for row in found]
-        return None if None in messages else [each for each in messages if each is not None]
+                self._known.insert(row.seq, (row.version, convert.task_message(row)))
+            messages = self._find(found)
+        return None if None in messages else cast("list[Task]", messages)
 
-    def _find(self, row: Row) -> Task | None:
-        known: tuple[int, Task] | None = self._known.get(row.seq)
-        return known[1] if known is not None and known[0] == row.version else None
-
-    def _make(self, row: Row) -> Task:
-        message = convert.task_message(row)
-        self._known.insert(row.seq, (row.version, message))
-        return message
+    def _find(self, found: Sequence[Row]) -> list[Task | None]:
+        look = self._known.get
+        return [known[1] if (known := look(row.seq)) is not None and known[0] == row.version else None for row in found]

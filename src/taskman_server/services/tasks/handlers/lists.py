@@ -137,6 +137,7 @@ class ListHandlers(Base):
             found = await _planned(call, read)
             tasks = await self.messages.page(source, call.principal.organization, found.rows)
             if tasks is not None:
+                call.kept = True
                 return found, tasks
 
     async def _source(self, call: Call) -> Executor:
