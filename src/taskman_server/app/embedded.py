@@ -112,6 +112,8 @@ class Application:
     async def settled(self) -> None:
         """Returns when every event so far has reached and left every consumer. For tests and tools."""
         while True:
+            for service in self._services:
+                service.relay.hurry()
             waiting = [await service.relay.pending() for service in self._services]
             queues = await self.broker.stats()
             if not any(waiting) and not any(stats.ready or stats.unsettled for stats in queues.values()):

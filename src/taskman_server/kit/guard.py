@@ -5,7 +5,7 @@ resources (evaluated here) and lists (put into the WHERE) alike.
 
 A plan is kept for `TTL` seconds from when it was asked for (see `kit.answers`), and never past its own end. A change
 of roles, policies or assignments therefore works everywhere within the way of its event to the Authorization service's
-copy (outbox, broker, one commit: 10 to 50 ms, 0.5 s is allowed for) and `TTL`: 1 s in all (AUTHZ-4). All replicas of
+copy (outbox, broker, one commit: 10 to 100 ms, 0.5 s is allowed for) and `TTL`: 1 s in all (AUTHZ-4). All replicas of
 that service decide by the one copy, read anew for each plan, so that nothing is added there. With Redis a change is
 also told to all who listen, which mostly leaves the event's way alone; nobody relies on that. One question in `TTL` is
 enough for all principals of an organization, as long as its rules and assignments stay as they are.

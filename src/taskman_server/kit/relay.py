@@ -88,20 +88,25 @@ class Relay:
         backoff: float = 0.05,
         backoff_limit: float = 15.0,
         sweep: float = 5.0,
+        pace: float = 0.05,
         clock: Clock | None = None,
     ) -> None:
         """`batch`: how many events are published together. `backoff` seconds after the first failure, twice as long
         after each further one up to `backoff_limit`, with jitter. `sweep` is how often the table is looked at unasked,
-        for what another process wrote."""
+        for what another process wrote. Rounds begin `pace` seconds apart at least: an event that comes alone is
+        published at once, and of many each round takes what has come, so that its cost, and the consumers', is shared.
+        """
         self._db = db
         self._broker = broker
         self._batch = batch
         self._backoff = backoff
         self._backoff_limit = backoff_limit
         self._sweep = sweep
+        self._pace = pace
         self._clock = clock or SystemClock()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._blocked: set[str] = set()
         self._unblock_at = 0.0
@@ -116,6 +121,10 @@ class Relay:
         """There is something to publish."""
         self._wake.set()
 
+    def hurry(self) -> None:
+        """Begin the next round without regard to the pace."""
+        self._hurried.set()
+
     def start(self) -> None:
         """Begin; what a crash left in the outbox goes first."""
         if self._task is None:
@@ -126,6 +135,7 @@ class Relay:
         """End after the batch at work. What is left stays in the outbox and is published at the next start."""
         self._stopping.set()
         self._wake.set()
+        self._hurried.set()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
@@ -210,8 +220,11 @@ class Relay:
         return published
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             self._wake.clear()
+            self._hurried.clear()
+            next_round = loop.time() + self._pace
             try:
                 await self.drain()
             except (BrokerError, DatabaseError) as error:
@@ -227,6 +240,8 @@ class Relay:
                 await _wait(self._wake, self._sweep)
             else:
                 await self._wait_for_listeners()
+            if (early := next_round - loop.time()) > 0:
+                await _wait(self._hurried, early)
 
     async def _wait_for_listeners(self) -> None:
         """Until there is more to publish, or it is time to try again what is blocked; whoever writes does not put that
