@@ -53,6 +53,8 @@ class Templates:
         loader = DictLoader(sources)
         html = ImmutableSandboxedEnvironment(loader=loader, autoescape=True, undefined=StrictUndefined)
         text = ImmutableSandboxedEnvironment(loader=loader, autoescape=False, undefined=StrictUndefined)
+        # Imported by a template it would be looked for at each rendering, which takes longer than the rest of a mail.
+        html.globals["button"] = html.get_template("parts.html").module.button  # type: ignore[attr-defined]
         self._parts = {}
         for name in _NEEDED:
             subject, _, body = sources[f"{name}.txt"].partition("\n\n")
