@@ -174,7 +174,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _repeat(self, remembered: Remembered) -> bool:
         """Gives a remembered answer, if there is one."""
         parser = self.parser
-        if parser.get_method() != b"GET" or not parser.should_keep_alive() or self.flow.write_paused:
+        if parser.get_method() != b"GET" or parser.get_http_version() != "1.1":
+            return False
+        if self.flow.write_paused or not parser.should_keep_alive():
             return False
         answer = remembered.answer(self.url, self.headers, self.client[0] if self.client else "")
         if answer is None:

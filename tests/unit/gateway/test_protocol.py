@@ -233,10 +233,16 @@ async def test_a_request_behind_a_remembered_answer_has_all_its_time(application
 
 
 @pytest.mark.parametrize(
-    "request_", [KNOWN.replace(b"GET", b"HEAD"), KNOWN.replace(b"GET", b"POST") + b"content-length: 2\r\n"]
+    "request_",
+    [
+        KNOWN.replace(b"GET", b"HEAD") + CLOSE,
+        KNOWN.replace(b"GET", b"POST") + b"content-length: 2\r\n" + CLOSE + b"{}",
+        KNOWN.replace(b"HTTP/1.1", b"HTTP/1.0") + b"connection: keep-alive\r\n\r\n",
+    ],
+    ids=["HEAD", "POST", "HTTP/1.0"],
 )
 async def test_a_remembered_answer_is_for_get_alone(application: _Application, port: int, request_: bytes) -> None:
-    """GATE-1."""
-    answer = await _send(port, request_ + CLOSE + (b"{}" if b"POST" in request_ else b""))
+    """GATE-1: and for connections that stay open without saying so."""
+    answer = await _send(port, request_)
     assert application.begun == 1
     assert b"known" not in answer

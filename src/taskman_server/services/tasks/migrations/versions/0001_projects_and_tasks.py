@@ -70,10 +70,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="tasks_id"),
         sa.UniqueConstraint("organization", "key", name="tasks_key"),
     )
-    op.create_index("tasks_created", "tasks", ["organization", "create_time", "seq"])
-    op.create_index("tasks_updated", "tasks", ["organization", "update_time", "seq"])
-    op.create_index("tasks_project_created", "tasks", ["organization", "project", "create_time", "seq"])
-    op.create_index("tasks_project_updated", "tasks", ["organization", "project", "update_time", "seq"])
+    op.create_index("tasks_created", "tasks", ["organization", "create_time", "seq", "delete_time", "state", "project"])
+    op.create_index("tasks_updated", "tasks", ["organization", "update_time", "seq", "delete_time", "state", "project"])
+    op.create_index(
+        "tasks_project_created", "tasks", ["organization", "project", "create_time", "seq", "delete_time", "state"]
+    )
+    op.create_index(
+        "tasks_project_updated", "tasks", ["organization", "project", "update_time", "seq", "delete_time", "state"]
+    )
     op.create_index("tasks_project_state", "tasks", ["organization", "project", "state", "create_time", "seq"])
     op.create_index("tasks_due", "tasks", ["organization", "due_time", "seq"])
     known = sa.text("external_id != ''")
