@@ -28,7 +28,8 @@ __all__ = ["FEWEST", "MOST", "TARGET", "Admission", "Priority", "priority_of"]
 
 TARGET: Final = 0.1
 """Seconds that a request may take on average, waiting included."""
-FEWEST: Final = 128
+FEWEST: Final = 66
+"""As many as 64 connections have under way, and some whose answers are just leaving."""
 MOST: Final = 2048
 START: Final = 256
 TURN: Final = 0.005
