@@ -2,18 +2,22 @@
 
 Exact, not merely fresh: a commit forgets what it changed before its caller is answered, so that nobody reads what was
 before their own write. Where other processes of this machine write too, each look asks first whether one of them has
-committed (`Database.elsewhere`), and then all is forgotten. Where that cannot be asked (`Database.shared`) there is no
-such cache.
+committed a change of what may be remembered (`Database.elsewhere`), and then all is forgotten; what is merely added is
+no such change. Where that cannot be asked (`Database.shared`) there is no such cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cachebox import LRUCache
 
 from taskman_server.kit.telemetry import CacheUse
+
+if TYPE_CHECKING:
+    from taskman_server.kit.db import Transaction
 
 __all__ = ["ReadCache"]
 
@@ -57,18 +61,26 @@ class ReadCache(Generic[K, V]):
         if changes == self._changes:
             self._known.insert(key, value)
 
-    def forget(self, *keys: K) -> None:
-        """A commit has changed these."""
+    def forget(self, tx: Transaction, *keys: K) -> None:
+        """A transaction changes these: they are forgotten with its commit, in other processes as well."""
+        tx.invalidate()
+        tx.on_commit(partial(self._forget, keys))
+
+    def clear(self, tx: Transaction) -> None:
+        """A transaction changes many."""
+        tx.invalidate()
+        tx.on_commit(self._forget_all)
+
+    def _forget(self, keys: tuple[K, ...]) -> None:
         self._changes += 1
         for key in keys:
             self._known.pop(key, None)
 
-    def clear(self) -> None:
-        """A commit has changed many."""
+    def _forget_all(self) -> None:
         self._changes += 1
         self._known.clear()
 
     def _look_elsewhere(self) -> None:
         if self._elsewhere is not None and (seen := self._elsewhere()) != self._seen:
             self._seen = seen
-            self.clear()
+            self._forget_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from taskman_sdk.proto.taskman.task.v1.task_pb import (
     UpdateTaskRequest,
 )
 from taskman_server.kit.cache import ReadCache
+from taskman_server.kit.db.sqlite import SqliteDatabase
 from taskman_server.kit.telemetry import CacheUse
 from tests.store.tasks.harness import House
 
@@ -137,16 +139,20 @@ async def test_what_one_caller_does_to_an_answer_is_not_in_the_next(house: House
     assert codec.to_json(await _get(house, ann, made.id)) == codec.to_json(made)
 
 
-def test_a_read_that_began_before_a_commit_is_not_kept() -> None:
+async def test_a_read_that_began_before_a_commit_is_not_kept(tmp_path: Path) -> None:
     """TASK-1: it may have seen what was before; so may one of something else, which costs one more read."""
     cache: ReadCache[str, int] = ReadCache(2, use := CacheUse(), None)
+    db = SqliteDatabase(tmp_path / "x.db")
     before = cache.changes
-    cache.forget("a")
+    async with db.transaction() as tx:
+        cache.forget(tx, "a")
     cache.keep("a", 1, before)
     assert cache.get("a") is None
     cache.keep("a", 2, cache.changes)
     assert cache.get("a") == 2
-    cache.clear()
+    async with db.transaction() as tx:
+        cache.clear(tx)
+    await db.close()
     assert (cache.get("a"), use.hits, use.misses) == (None, 1, 2)
     for number, name in enumerate("abc"):
         cache.keep(name, number, cache.changes)

@@ -81,6 +81,9 @@ class Transaction(Executor, Protocol):
     def on_commit(self, callback: Callable[[], None], /) -> None:
         """Call back once the commit is durable; never after a rollback. It must not block or raise."""
 
+    def invalidate(self) -> None:
+        """Rows change, or go, that other processes may remember: with the commit their `Database.elsewhere` changes."""
+
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """A part that can fail alone: an exception that leaves the block undoes the block and is raised on."""
 
@@ -101,7 +104,8 @@ class Database(Executor, Protocol):
 
     @property
     def elsewhere(self) -> Callable[[], int] | None:
-        """Answers a number that is another one once another process has committed; it sees what a read would see.
+        """Answers a number that is another one once another process has committed what it called `invalidate` for; it
+        sees what a read would see.
 
         None where no other process writes, or where it cannot be told, as on a `shared` database.
         """

@@ -109,6 +109,9 @@ class PostgresTransaction:
         """Call back once the commit is durable; never after a rollback."""
         self._callbacks.append(callback)
 
+    def invalidate(self) -> None:
+        """See `kit.db.Transaction.invalidate`: nobody can be told here, so nobody remembers without asking."""
+
     async def take_turn(self, name: str, /) -> None:
         """Wait until no other transaction holds the name, then hold it to the end of this one."""
         await self.fetch_one(_TURN, name=name)

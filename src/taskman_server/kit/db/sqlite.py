@@ -33,7 +33,10 @@ T = TypeVar("T")
 _STEPS = 20_000  # virtual machine instructions between two looks at the clock, some 200 µs; a look takes 1 µs
 _CHECKPOINT_PAGES = 1000
 _TRUNCATE_PAGES = 16_000
-_VERSION = "PRAGMA data_version"
+# A number in the file's header that means nothing to SQLite, and is part of transactions: how often rows were changed
+# that other processes may remember. Its neighbour, `user_version`, is of the migrations.
+_EDITION = "PRAGMA application_id"
+_EDITIONS = 2**31
 _FORGET_PATIENCE = 100  # milliseconds; who waits for readers there holds up the writers
 
 
@@ -101,7 +104,7 @@ class SqliteDatabase:
         self.owner: asyncio.Task[Any] | None = None
         self.on_write: Callable[[], None] | None = None
         self._alone = alone
-        self._elsewhere = 0
+        self._edition = self._elsewhere = 0
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self.writer, self.writer_guard = self._connect()
@@ -168,13 +171,23 @@ class SqliteDatabase:
 
     @property
     def elsewhere(self) -> Callable[[], int] | None:
-        """See `kit.db.Database.elsewhere`: SQLite's `data_version`, which costs 2.4 µs."""
+        """See `kit.db.Database.elsewhere`: it looks into the file's header, which costs 2.4 µs."""
         return None if self._alone else self._look_elsewhere
 
     def note_begin(self) -> None:
         """Note that a transaction has begun: up to its end no other process commits."""
         if not self._alone:
             self._look_elsewhere()
+
+    def commit(self, *, invalidate: bool) -> None:
+        """Commit what is open; with `invalidate`, others see a change of `elsewhere` with it. Raises apsw.Error."""
+        if not invalidate or self._alone:
+            self.writer.execute("COMMIT")
+            return
+        edition = (self.writer.execute(_EDITION).get + 1) % _EDITIONS
+        self.writer.execute(f"{_EDITION} = {edition}", can_cache=False)
+        self.writer.execute("COMMIT")
+        self._edition = edition  # this one was not elsewhere
 
     async def reader(self, key: str) -> Executor:
         """See `kit.db.Database.reader`: this database itself."""
@@ -250,10 +263,12 @@ class SqliteDatabase:
     def _look_elsewhere(self) -> int:
         if self.owner is None:  # else the writer may be at work in a thread
             try:
-                # The writer makes all commits of this process; its own do not count for a connection's data_version.
-                self._elsewhere = self.writer.execute(_VERSION).get
+                edition = self.writer.execute(_EDITION).get
             except apsw.Error:
-                self._elsewhere = -time.monotonic_ns()  # it cannot be told: another one
+                edition = -1  # it cannot be told: another one, and once more when it can
+            if edition != self._edition or edition < 0:
+                self._edition = edition
+                self._elsewhere += 1
         return self._elsewhere
 
     def _checkpoint(self, mode: int) -> None:

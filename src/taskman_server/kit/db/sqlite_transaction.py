@@ -31,7 +31,9 @@ _CHUNK = 200  # rows of an execute_many between two turns of the event loop
 class SqliteTransaction:
     """BEGIN IMMEDIATE on entering, COMMIT or ROLLBACK on leaving. Implements `kit.db.Transaction`."""
 
-    __slots__ = ("_active", "_callbacks", "_changes", "_db", "_durable", "_failed", "_offload", "_savepoints")
+    __slots__ = (
+        "_active", "_callbacks", "_changes", "_db", "_durable", "_failed", "_invalidates", "_offload", "_savepoints",
+    )  # fmt: skip
 
     def __init__(self, db: SqliteDatabase, *, durable: bool, offload: bool) -> None:
         """Nothing happens before it is entered."""
@@ -40,6 +42,7 @@ class SqliteTransaction:
         self._offload = offload
         self._active = False
         self._failed = False
+        self._invalidates = False
         self._savepoints = 0
         self._changes = 0
         self._callbacks: list[Callable[[], None]] = []
@@ -142,6 +145,10 @@ class SqliteTransaction:
         """Call back once the commit is durable; never after a rollback."""
         self._callbacks.append(callback)
 
+    def invalidate(self) -> None:
+        """See `kit.db.Transaction.invalidate`."""
+        self._invalidates = True
+
     async def take_turn(self, name: str, /) -> None:
         """See `kit.db.Transaction.take_turn`: writers take turns here anyway."""
 
@@ -225,7 +232,7 @@ class SqliteTransaction:
 
     def _commit(self) -> None:
         try:
-            self._db.writer.execute("COMMIT")
+            self._db.commit(invalidate=self._invalidates)
         except apsw.Error as error:
             self._roll_back()
             raise translate(error, self._db.name) from None

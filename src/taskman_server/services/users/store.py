@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -169,7 +168,7 @@ class UserStore:
     async def update(self, tx: Transaction, row: Row, changes: Mapping[str, str], now: datetime) -> None:
         """Changes a user; `changes` by column."""
         if self._cache is not None:
-            tx.on_commit(partial(self._cache.forget, (row.organization, row.id)))
+            self._cache.forget(tx, (row.organization, row.id))
         values = {name: getattr(row, name) for name in ("display_name", "locale", "time_zone", "state")}
         await tx.execute(
             _UPDATE,

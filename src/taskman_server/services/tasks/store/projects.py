@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
@@ -98,10 +97,10 @@ class ProjectStore:
     """Reads and writes projects. Reads go to the database, or to the transaction that is given."""
 
     def __init__(
-        self, db: Database, cache: ProjectCache | None = None, changed: Callable[[], None] | None = None
+        self, db: Database, cache: ProjectCache | None = None, changed: Callable[[Transaction], None] | None = None
     ) -> None:
-        """`cache`: for reads outside of transactions, where nobody else writes to the database. `changed` is called
-        after each commit that changed a project, or who is a member of it."""
+        """`cache`: for reads outside of transactions, where nobody else writes to the database. `changed` is told
+        of each transaction that changes a project, or who is a member of it."""
         self._db = db
         self._cache = cache
         self._changed = changed
@@ -142,10 +141,9 @@ class ProjectStore:
     async def update(self, tx: Transaction, before: Row, after: Row) -> None:
         """Writes what changed, members included."""
         if self._cache is not None:
-            names = [(before.organization, name) for name in (before.id, before.key)]
-            tx.on_commit(partial(self._cache.forget, *names))
+            self._cache.forget(tx, *[(before.organization, name) for name in (before.id, before.key)])
         if self._changed is not None:
-            tx.on_commit(self._changed)
+            self._changed(tx)
         await tx.execute(
             _UPDATE,
             project_id=before.id,

@@ -218,8 +218,7 @@ class TaskStore:
     async def update(self, tx: Transaction, before: Row, after: Row) -> None:
         """Writes what changed between two versions of a row."""
         if self._cache is not None:
-            names = [(before.organization, name) for name in (before.id, before.key)]
-            tx.on_commit(partial(self._cache.forget, *names))
+            self._cache.forget(tx, *[(before.organization, name) for name in (before.id, before.key)])
         order = _order(after.title, after.priority)
         values = {name: getattr(after, name) for name in _MUTABLE if name not in order}
         await tx.execute(_UPDATE, task_seq=before.seq, organization_id=before.organization, **values, **order)
