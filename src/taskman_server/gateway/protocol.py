@@ -28,7 +28,9 @@ MAX_HEAD: Final = 64 << 10
 """Bytes of a request's line and headers together."""
 MAX_HEAD_SECONDS: Final = 10.0
 """Seconds from the first byte of a head (or from connecting) to its last."""
-_CORKED: Final = 16 << 10
+_CORKED: Final = 128 << 10
+"""Bytes of an answer that wait for the end of the turn; a page of a list has some 60,000. Not before that end is its
+request no more in the system, so that whoever has it cannot come with the next one as if that were one more."""
 
 _TOO_LARGE: Final = InvalidArgumentError(
     f"The head of the request is larger than {MAX_HEAD} bytes.", reason="REQUEST_HEADERS_TOO_LARGE"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import socket
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvicorn
+import uvloop
 
 from taskman_server.gateway import protocol
 from taskman_server.gateway.admission import Admission
@@ -26,11 +30,14 @@ class _Application:
         self.begun = 0
         self.may_end = asyncio.Event()
         self.may_end.set()
+        self.body = b"{}"
+        self.answered: Callable[[], object] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun += 1
         await self.may_end.wait()
-        await respond(send, 200, b"{}", head_of(b"{}", b"application/json"))
+        await respond(send, 200, self.body, head_of(self.body, b"application/json"))
+        self.answered()
 
 
 class _Remembered:
@@ -161,6 +168,35 @@ async def test_a_refused_connection_may_ask_again(application: _Application, por
     writer.write(HEAD + b"connection: close\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 200 "), "no body came for HEAD"
     writer.close()
+
+
+def test_as_many_connections_as_are_let_in_are_never_refused(application: _Application) -> None:
+    """GATE-9: with a page for each request, which could be with its client before the request has left the system.
+
+    On uvloop, which reads from its sockets before it goes on with what this turn has begun."""
+    application.body = bytes(60_000)
+    application.answered = lambda: threading.Event().wait(0.002)  # the turn goes on for a while
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application, **protocol.options()))
+    serving = threading.Thread(target=lambda: uvloop.run(server.serve([listener])))
+    serving.start()
+
+    def ask() -> list[int]:
+        connection = http.client.HTTPConnection(*listener.getsockname())
+        found = []
+        for _ in range(50):
+            connection.request("GET", "/v1/tasks")
+            answer = connection.getresponse()
+            answer.read()
+            found.append(answer.status)
+        connection.close()
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+    server.should_exit = True
+    serving.join()
+    assert [set(each.result()) for each in asking] == [{200}, {200}]
 
 
 async def test_a_refused_upload_ends_the_connection(application: _Application, port: int) -> None:
