@@ -23,8 +23,10 @@ async def _lose(house: House, user: str, *, role: bool = False) -> None:
     """Nobody can do this by an API: an earlier release, or somebody at the database, has."""
     users = house.runtime("users").db
     # Who does so opens the file too.
-    other = SqliteDatabase(users.path) if isinstance(users, SqliteDatabase) else users
-    await other.execute(update(USERS).where(USERS.c.id == user).values(state="deactivated"))
+    other = SqliteDatabase(users.path, alone=False) if isinstance(users, SqliteDatabase) else users
+    async with other.transaction() as tx:
+        await tx.execute(update(USERS).where(USERS.c.id == user).values(state="deactivated"))
+        tx.invalidate()
     if other is not users:
         await other.close()
     if role:
