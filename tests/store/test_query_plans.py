@@ -63,7 +63,7 @@ BIG: Final = frozenset(
     | {"credentials", "sessions", "refresh_tokens", "action_tokens", "throttles", "known_addresses", "mail_requests"}
     | {"users"}
 )
-WORK: Final[Mapping[str, int]] = {"sqlite": 15_000, "postgresql": 3000}
+WORK: Final[Mapping[str, int]] = {"sqlite": 20_000, "postgresql": 3000}
 """How much a page of 50 tasks may take with a member's rights; see `Way.work`. All `ROWS` would be several times it."""
 
 
