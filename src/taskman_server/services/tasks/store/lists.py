@@ -153,7 +153,7 @@ class Lists:
         and there is soon a page of them; of a rare label that would read all there are."""
 
         def ways(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
-            where = [*map(by_project, where)]
+            where = [by_project(each, arrays=self._counted) for each in where]
             if self._counted:
                 return [build([_OF_TASKS, *_of_tasks(query), *where])]
             bags = list(_bags(where))
@@ -191,9 +191,9 @@ class Lists:
         """
 
         def build(where: list[ColumnElement[bool]]) -> list[Select[Any]]:
-            # PostgreSQL would begin with the tasks of those projects, not with what was searched for.
+            where = [by_project(each, arrays=self._counted) for each in where]
             if not self._counted:
-                where = [task_by_task(by_project(each)) for each in where]
+                where = [*map(task_by_task, where)]
             found = self._index.find(len(asked))
             score = found.score.label("score")
             statement = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from sqlalchemy import BinaryExpression, ColumnElement, bindparam, select
+from sqlalchemy import ARRAY, BinaryExpression, ColumnElement, any_, bindparam, func, select
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import Grouping
 
@@ -17,16 +17,27 @@ __all__ = ["by_project", "task_by_task"]
 _VISIBILITY: Final = TASK_POLICY["resource.visibility"]
 
 
-def by_project(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def by_project(condition: ColumnElement[bool], *, arrays: bool) -> ColumnElement[bool]:
     """The same condition, with all projects of a visibility looked up at once, and not the visibility of the project of
-    each task that is looked at: half the time of a list on PostgreSQL, a fifth less on SQLite."""
+    each task that is looked at: half the time of a list on PostgreSQL, a fifth less on SQLite.
+
+    `arrays`: the database has them. PostgreSQL reckons an IN again for each row that it joins with, and may rather read
+    a whole table; it reckons an array once.
+    """
 
     def said(part: BinaryExpression[Any]) -> ColumnElement[bool] | None:
         left = part.left.element if isinstance(part.left, Grouping) else part.left
-        if left is not _VISIBILITY or part.operator is not operators.eq:
+        if left is _VISIBILITY and part.operator is operators.eq:
+            tenant = PROJECTS.c.organization == bindparam("organization", type_=PROJECTS.c.organization.type)
+            projects: Any = select(PROJECTS.c.id).where(tenant, PROJECTS.c.visibility == part.right)
+        elif arrays and left is TASKS.c.project and part.operator is operators.in_op and hasattr(part.right, "element"):
+            projects = part.right.element
+        else:
             return None
-        tenant = PROJECTS.c.organization == bindparam("organization", type_=PROJECTS.c.organization.type)
-        return TASKS.c.project.in_(select(PROJECTS.c.id).where(tenant, PROJECTS.c.visibility == part.right))
+        if not arrays:
+            return TASKS.c.project.in_(projects)
+        array = func.array(projects.scalar_subquery(), type_=ARRAY(PROJECTS.c.id.type))
+        return TASKS.c.project == any_(array)
 
     return _rewritten(condition, said)
 
