@@ -31,7 +31,7 @@ from taskman_server.kit.paging import BadPageToken, Keyset, SortKey, Value, page
 from taskman_server.services.tasks.store.projects import PROJECT_FILTER, PROJECT_POLICY, PROJECT_SELECT
 from taskman_server.services.tasks.store.rewrites import by_project, task_by_task
 from taskman_server.services.tasks.store.search import SearchIndex
-from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
+from taskman_server.services.tasks.store.tables import PROJECTS, TASKS, of_tenant
 from taskman_server.services.tasks.store.tasks import TASK_FILTER, TASK_FOUND, TASK_POLICY
 
 __all__ = ["ORDERS", "Found", "Lists", "PolicyUnplannable", "Query"]
@@ -53,8 +53,8 @@ _KEYSETS: Final = {
 _COUNTED_FOR: Final = 10.0  # seconds
 _RARE: Final = 1000  # tasks that are read and sorted in some 3 ms
 _BY_KEY: Final = Keyset(SortKey(PROJECTS.c.key), SortKey(PROJECTS.c.id))
-_OF_PROJECTS: Final = PROJECTS.c.organization == bindparam("organization", type_=PROJECTS.c.organization.type)
-_OF_TASKS: Final = TASKS.c.organization == bindparam("organization", type_=TASKS.c.organization.type)
+_OF_PROJECTS: Final = of_tenant(PROJECTS)
+_OF_TASKS: Final = of_tenant(TASKS)
 _NEWEST: Final = Statement(select(func.max(TASKS.c.seq).label("seq")))
 
 _Build: TypeAlias = Callable[[list[ColumnElement[bool]]], Select[Any]]

@@ -11,7 +11,7 @@ from taskman_server.kit.cache import ReadCache
 from taskman_server.kit.cel import Collection
 from taskman_server.kit.db import Database, Executor, Row, Statement, Transaction
 from taskman_server.kit.ids import is_id
-from taskman_server.services.tasks.store.tables import MEMBERS, PROJECTS
+from taskman_server.services.tasks.store.tables import MEMBERS, PROJECTS, of_tenant
 
 __all__ = ["PROJECT_FILTER", "PROJECT_POLICY", "PROJECT_SELECT", "ProjectCache", "ProjectStore", "members_of"]
 
@@ -61,7 +61,7 @@ def members_of(project: ColumnElement[str], *roles: str) -> Collection:
 
     The organization (a parameter of this name) says nothing new, but leads to the index from a user to their projects.
     """
-    where = [MEMBERS.c.organization == bindparam("organization", type_=MEMBERS.c.organization.type)]
+    where = [of_tenant(MEMBERS)]
     if roles:
         # no IN: its list would be written into the text of every statement anew
         where.append(or_(*(MEMBERS.c.role == role for role in roles)))

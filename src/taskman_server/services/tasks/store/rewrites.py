@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from sqlalchemy import ARRAY, BinaryExpression, ColumnElement, any_, bindparam, func, select
+from sqlalchemy import ARRAY, BinaryExpression, ColumnElement, any_, func, select
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import Grouping
 
-from taskman_server.services.tasks.store.tables import PROJECTS, TASKS
+from taskman_server.services.tasks.store.tables import PROJECTS, TASKS, of_tenant
 from taskman_server.services.tasks.store.tasks import TASK_POLICY
 
 __all__ = ["by_project", "task_by_task"]
@@ -21,15 +21,14 @@ def by_project(condition: ColumnElement[bool], *, arrays: bool) -> ColumnElement
     """The same condition, with all projects of a visibility looked up at once, and not the visibility of the project of
     each task that is looked at: half the time of a list on PostgreSQL, a fifth less on SQLite.
 
-    `arrays`: the database has them. PostgreSQL reckons an IN again for each row that it joins with, and may rather read
-    a whole table; it reckons an array once.
+    `arrays`: the database has them; then the projects that somebody is a member of are one too. PostgreSQL reckons an
+    IN again for each row that it joins with, and may rather read a whole table; it reckons an array once.
     """
 
     def said(part: BinaryExpression[Any]) -> ColumnElement[bool] | None:
         left = part.left.element if isinstance(part.left, Grouping) else part.left
         if left is _VISIBILITY and part.operator is operators.eq:
-            tenant = PROJECTS.c.organization == bindparam("organization", type_=PROJECTS.c.organization.type)
-            projects: Any = select(PROJECTS.c.id).where(tenant, PROJECTS.c.visibility == part.right)
+            projects: Any = select(PROJECTS.c.id).where(of_tenant(PROJECTS), PROJECTS.c.visibility == part.right)
         elif arrays and left is TASKS.c.project and part.operator is operators.in_op and hasattr(part.right, "element"):
             projects = part.right.element
         else:

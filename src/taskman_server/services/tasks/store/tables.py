@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
@@ -20,13 +21,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
 )
 
 from taskman_server.kit.db import BigSerial, JsonText, UtcTimestamp
 from taskman_server.kit.db.schema import OrderedJson
 from taskman_server.kit.outbox import add_event_tables
 
-__all__ = ["MEMBERS", "METADATA", "PROJECTS", "TASKS", "TASK_ASSIGNEES", "TASK_LABELS"]
+__all__ = ["MEMBERS", "METADATA", "PROJECTS", "TASKS", "TASK_ASSIGNEES", "TASK_LABELS", "of_tenant"]
 
 METADATA = MetaData()
 add_event_tables(METADATA)
@@ -136,3 +138,9 @@ TASK_ASSIGNEES = Table(
     Index("task_assignees_user", "organization", "user", "task"),
     sqlite_with_rowid=False,
 )
+
+
+def of_tenant(table: Table) -> ColumnElement[bool]:
+    """That a row is of the organization that the parameter of this name has, for conditions."""
+    organization = table.c.organization
+    return organization == bindparam("organization", type_=organization.type)

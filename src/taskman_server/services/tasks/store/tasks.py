@@ -17,7 +17,7 @@ from taskman_server.services.tasks.rules import PRIORITIES
 from taskman_server.services.tasks.store.projects import members_of
 from taskman_server.services.tasks.store.reads import TaskReads
 from taskman_server.services.tasks.store.search import SearchIndex, fold, words
-from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS
+from taskman_server.services.tasks.store.tables import PROJECTS, TASK_ASSIGNEES, TASK_LABELS, TASKS, of_tenant
 
 __all__ = ["TASK_FILTER", "TASK_FOUND", "TASK_POLICY", "TaskCache", "TaskStore"]
 
@@ -88,8 +88,7 @@ _ASSIGNEE_DELETE: Final = Statement(
 def _bag(element: Column[Any]) -> Collection:
     """The labels or assignees of a task, for conditions."""
     table = element.table
-    tenant = table.c.organization == bindparam("organization", type_=table.c.organization.type)
-    return Collection.of_indexed_rows(element, table.c.task, TASKS.c.seq, tenant)
+    return Collection.of_indexed_rows(element, table.c.task, TASKS.c.seq, of_tenant(table))
 
 
 TASK_FILTER: Final[Mapping[str, Any]] = {
