@@ -140,6 +140,24 @@ async def test_assigning_takes_members_alone(site: Site, ann: Person, bob: Perso
     assert one["assignees"] == [bob.id]
 
 
+async def test_nobody_is_given_work_once_they_were_shut_out(site: Site, admin: Person, ann: Person) -> None:
+    """TASK-2, USER-1: at once, however often they were assigned before."""
+    leaver = await site.new_person("Lea")
+    project = await ann.project(visibility="organization")
+    await ann.task(project["id"], assignees=[leaver.id])
+    task = await ann.task(project["id"], assignees=[leaver.id])
+    await admin.call("UserService.DeactivateUser", user=leaver.id)
+    for operation, request in (
+        ("TaskService.CreateTask", {"task": {"project": project["id"], "title": "x", "assignees": [leaver.id]}}),
+        ("TaskService.AssignTask", {"task": task["id"], "assignees": [ann.id, leaver.id]}),
+        ("TaskService.AddProjectMember", {"project": project["id"], "user": leaver.id, "role": "viewer"}),
+    ):
+        error = await ann.refused(operation, request)
+        assert error.reason == "USER_UNKNOWN", operation
+    await admin.call("UserService.ActivateUser", user=leaver.id)
+    await ann.task(project["id"], assignees=[leaver.id])
+
+
 async def test_the_trash_hides_a_task_until_it_is_restored(site: Site, ann: Person) -> None:
     """TASK-1: out of lists, out of reach of changes, and back as it was."""
     project = await ann.project()

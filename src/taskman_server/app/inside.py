@@ -97,7 +97,8 @@ async def open_inside(folder: Path, settings: Settings, clock: Clock) -> AsyncIt
                 alone=settings.workers == 1,
                 observe=partial(view.query, system="sqlite"),
             )
+            shared.beside[name] = db.changes
             stack.push_async_callback(db.close)
-        shared.authenticator.follow(databases["authentication"].changes)
-        shared.guard.follow(databases["authorization"].changes)
+        shared.authenticator.follow(shared.beside["authentication"])
+        shared.guard.follow(shared.beside["authorization"])
         yield Inside(shared, registry, telemetry, databases, measured)

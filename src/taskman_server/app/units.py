@@ -37,7 +37,7 @@ SERVICES: Final = (AUTHENTICATION, AUTHORIZATION, USERS, IAM, TASKS, AUDIT, NOTI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the services of one process have in common."""
+    """What the services of one process have in common. `beside`: see `Runtime`."""
 
     settings: Settings
     channels: Channels
@@ -45,6 +45,7 @@ class Shared:
     guard: Guard
     pager: Pager
     clock: Clock
+    beside: dict[str, Callable[[], int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class Desk:
             pager=shared.pager,
             clock=shared.clock,
             telemetry=telemetry,
+            beside=shared.beside,
             redis=redis,
             request_timeout=shared.settings.request_timeout_seconds,
         )

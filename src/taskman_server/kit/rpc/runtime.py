@@ -41,6 +41,8 @@ class Runtime:
         pager: page tokens.
         clock: the time.
         telemetry: spans, metrics, logs.
+        beside: by a service's folder, what counts the changes of its database (`Database.changes`), for those services
+            whose database is in this process.
         redis: what the replicas of the service share; None in the embedded shape, or without a Redis.
         peer_timeout: seconds that a call to a peer may take.
         request_timeout: seconds that a call may take when its caller names no deadline.
@@ -56,6 +58,7 @@ class Runtime:
     pager: Pager
     clock: Clock
     telemetry: Telemetry
+    beside: Mapping[str, Callable[[], int]] = field(default_factory=dict)
     redis: Redis | None = None
     peer_timeout: float = 5.0
     request_timeout: float = 30.0

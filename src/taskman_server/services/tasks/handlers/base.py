@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from taskman_sdk.errors import AbortedError, FieldViolation, InvalidArgumentError
 from taskman_sdk.proto.taskman.task.v1.task_pb import Task, TaskEvent
-from taskman_sdk.proto.taskman.user.v1.user_pb import BatchGetUsersRequest, BatchGetUsersResponse
 from taskman_server.kit.db import Row, Transaction
 from taskman_server.kit.guard import Scope
 from taskman_server.kit.rpc import Call, Runtime
 from taskman_server.kit.rpc.call import not_found
 from taskman_server.services.tasks import convert, rules
+from taskman_server.services.tasks.active_users import ActiveUsers
 from taskman_server.services.tasks.messages import TaskMessages
 from taskman_server.services.tasks.store import (
     Fts5,
@@ -28,7 +28,6 @@ __all__ = ["Base", "actor", "still_allowed"]
 
 _CACHED: Final = 10_000  # tasks, some 2 KB each
 _CACHED_PROJECTS: Final = 1000  # with up to some hundred members each
-_BATCH: Final = 1000  # users that BatchGetUsers takes
 
 
 def actor(call: Call) -> str:
@@ -76,6 +75,7 @@ class Base:
         # A task is read with its project's members: a change of these makes every one of them another.
         self.projects = ProjectStore(db, projects, cache.clear if cache is not None else None)
         self.tasks = TaskStore(db, TsVector() if postgresql else Fts5(), cache, reads)
+        self.active_users = ActiveUsers(runtime.beside.get("users"), runtime.telemetry.cache("active users"))
         self.messages = TaskMessages(self.tasks, runtime.telemetry.cache("task messages"))
 
     async def _project(self, name: str, call: Call, permission: str = "") -> Row:
@@ -179,16 +179,6 @@ class Base:
             await call.emit(tx, name, payload, subject=before.id)
         return new
 
-    async def _active(self, call: Call, users: Iterable[str]) -> set[str]:
-        """Those of the users who exist and are active in the caller's organization."""
-        wanted = sorted(set(users))
-        found: set[str] = set()
-        for start in range(0, len(wanted), _BATCH):
-            request = BatchGetUsersRequest(users=wanted[start : start + _BATCH])
-            answer = await call.peer("UserService.BatchGetUsers", request, BatchGetUsersResponse)
-            found.update(user.id for user in answer.users if user.state == "active")
-        return found
-
     async def _require_active(self, call: Call, users: Sequence[str], field: str) -> None:
         """Refuses users who do not exist or are shut out.
 
@@ -200,7 +190,7 @@ class Base:
         Raises:
             InvalidArgumentError: with a field violation for each of them.
         """
-        active = await self._active(call, users)
+        active = await self.active_users.among(call, users)
         wrong = [
             FieldViolation(field.format(index), f"there is no active user {user!r} in your organization", "user")
             for index, user in enumerate(users)

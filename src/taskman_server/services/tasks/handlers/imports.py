@@ -46,7 +46,7 @@ class ImportHandlers(TaskHandlers):
         results = [ImportResult() for _ in request.tasks]
         drafts = await self._judge(request.tasks, project, results)
         users = {user for draft in drafts.values() for user in draft.assignees}
-        active = await self._active(call, users)
+        active = await self.active_users.among(call, users)
 
         if request.validate_only:
             await self._sort(project, None, drafts, active, results)
