@@ -108,6 +108,46 @@ async def test_a_write_and_its_event_are_one_commit(db: Database, broker: Embedd
     assert await relay.pending() == 1
 
 
+async def test_what_has_no_effect_leaves_no_trace(db: Database, broker: EmbeddedBroker) -> None:
+    """EVENT-1: what nobody wants is not remembered; the rest of its batch is handled, in order."""
+    asked: list[int] = []
+
+    async def wanted(events: Sequence[Event]) -> list[Event]:
+        asked.append(len(events))
+        return [event for event in events if event.data["wanted"]]
+
+    events = [an_event(key="task_1", data={"wanted": number % 3 == 0}) for number in range(9)]
+    await broker.declare("tasks.task", ["#"])
+    await broker.publish([Message.of(event) for event in events])
+    consumer = await consume(db, broker, note_effect, wanted=wanted)
+    await until_settled(broker)
+    assert await effects(db) == [event.id for event in events[::3]]
+    await broker.publish([Message.of(an_event(data={"wanted": False})) for _ in range(5)])
+    await until_settled(broker)
+    assert sum(asked) == 14
+    traces = await db.fetch_all(sa.select(INBOX.c.event_id).order_by(INBOX.c.event_id))
+    assert [row.event_id for row in traces] == [event.id for event in events[::3]]
+    await consumer.stop()
+
+
+async def test_a_filter_that_fails_costs_no_event(db: Database, broker: EmbeddedBroker) -> None:
+    """EVENT-1: each is then handled by itself."""
+    failures = [RuntimeError("no answer")]
+
+    async def wanted(events: Sequence[Event]) -> Sequence[Event]:
+        if failures:
+            raise failures.pop()
+        return events
+
+    events = [an_event() for _ in range(3)]
+    await broker.declare("tasks.task", ["#"])
+    await broker.publish([Message.of(event) for event in events])
+    consumer = await consume(db, broker, note_effect, wanted=wanted)
+    assert sorted(await until_effects(db, 3)) == sorted(event.id for event in events)
+    await until_settled(broker)
+    await consumer.stop()
+
+
 async def test_from_the_write_to_the_effect(db: Database, broker: EmbeddedBroker, relay: Relay) -> None:
     """EVENT-1, EVENT-3: through relay, broker and consumer, whole and in order, no poll on the way."""
     heard: list[Event] = []

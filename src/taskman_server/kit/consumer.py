@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Event, Transaction], Awaitable[None]]
 BatchHandler: TypeAlias = Callable[[Sequence[Event], Transaction], Awaitable[None]]
+Filter: TypeAlias = Callable[[Sequence[Event]], Awaitable[Sequence[Event]]]
 
 _REASON_LENGTH = 300
 _CONFLICTS = 4
@@ -66,6 +67,8 @@ class Subscription:
         delivery_limit: after so many deliveries the event goes to the dead-letter queue.
         batch: how many events at most share a transaction.
         timeout: seconds that a batch may take.
+        wanted: those of a batch that would have an effect. The others are done without a transaction, and without a
+            trace: should one come again, it is asked about again.
     """
 
     queue: str
@@ -75,6 +78,7 @@ class Subscription:
     batch: int = 64
     timeout: float = 30.0
     together: BatchHandler | None = None
+    wanted: Filter | None = None
 
 
 class Consumer:
@@ -171,10 +175,9 @@ class Consumer:
                 readable.append((delivery, delivery.message.event()))
             except BadEnvelope as error:
                 await deliveries.reject(delivery, str(error))
-        if not readable:
-            return
         try:
-            refused = await self._apply(readable)
+            wanted = await self._wanted(readable)
+            refused = await self._apply(wanted) if wanted else set()
         except DatabaseUnavailable:
             await deliveries.release([delivery for delivery, _ in readable])
             raise
@@ -182,6 +185,12 @@ class Consumer:
             await self._after_failure(deliveries, readable, error)
             return
         await self._settle(deliveries, readable, refused)
+
+    async def _wanted(self, batch: Sequence[tuple[Delivery, Event]]) -> Sequence[tuple[Delivery, Event]]:
+        if self._subscription.wanted is None:
+            return batch
+        wanted = {event.id for event in await self._subscription.wanted([event for _, event in batch])}
+        return [(delivery, event) for delivery, event in batch if event.id in wanted]
 
     async def _after_failure(
         self, deliveries: Deliveries, batch: Sequence[tuple[Delivery, Event]], error: Exception

@@ -5,6 +5,7 @@ Nobody is told of their own action (OPEN-POINTS 9).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -47,7 +48,7 @@ class NotificationConsumers:
         return [
             Subscription(USERS, HEARS[USERS], self.user_changed),
             Subscription(PEOPLE, HEARS[PEOPLE], self.tell_people),
-            Subscription(WEBHOOKS, HEARS[WEBHOOKS], self.tell_webhooks),
+            Subscription(WEBHOOKS, HEARS[WEBHOOKS], self.tell_webhooks, wanted=self.wanted_by_webhooks),
         ]
 
     async def user_changed(self, event: Event, tx: Transaction) -> None:
@@ -130,11 +131,19 @@ class NotificationConsumers:
                 request_id=event.requestid,
             )
 
+    async def wanted_by_webhooks(self, events: Sequence[Event]) -> list[Event]:
+        """Those that a webhook of their organization is told of."""
+        organizations = {event.organization for event in events if event.organization}
+        webhooks = {each: await self._store.active_webhooks(each) for each in sorted(organizations)}
+        return [
+            event
+            for event in events
+            if any(webhook_wants(webhook.event_types, event) for webhook in webhooks.get(event.organization, ()))
+        ]
+
     async def tell_webhooks(self, event: Event, tx: Transaction) -> None:
         """Makes a delivery for each webhook of the organization that wants the event."""
-        if not event.organization:
-            return
-        webhooks = await self._store.active_webhooks(tx, event.organization)
+        webhooks = await self._store.active_webhooks(event.organization, tx)
         wanted = [webhook for webhook in webhooks if webhook_wants(webhook.event_types, event)]
         body = webhook_body(event) if wanted else ""
         for webhook in wanted:

@@ -273,9 +273,9 @@ class NotificationStore:
         """Where each webhook of an organization goes."""
         return await tx.fetch_all(_WEBHOOK_URLS, organization=organization)
 
-    async def active_webhooks(self, tx: Transaction, organization: str) -> list[Row]:
+    async def active_webhooks(self, organization: str, executor: Executor | None = None) -> list[Row]:
         """The webhooks of an organization that are on."""
-        return await tx.fetch_all(_WEBHOOKS_ACTIVE, organization=organization)
+        return await (executor or self._db).fetch_all(_WEBHOOKS_ACTIVE, organization=organization)
 
     # deliveries
 
