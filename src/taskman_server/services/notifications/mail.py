@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from email.header import Header
 from email.policy import SMTP
 from email.utils import format_datetime, formataddr, parseaddr
+from functools import lru_cache
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -31,6 +33,7 @@ __all__ = ["FileSender", "Mail", "MailSender", "SmtpSender", "build_mail", "mail
 TIMEOUT: Final = 30.0
 _MAX_LINE: Final = 998
 _FOLD: Final = 76
+_LINES: Final = TextWrapper(_FOLD, break_long_words=False, break_on_hyphens=False)
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
@@ -68,7 +71,7 @@ def build_mail(rendered: Rendered, *, sender: str, recipient: str, name: str, de
     Raises:
         ValueError: an address is none.
     """
-    sender_name, sender_address = parseaddr(sender)
+    sender_name, sender_address = _parts_of(sender)
     boundary = f"=_{delivery}"
     while boundary in rendered.text or boundary in rendered.html:
         boundary += "_"
@@ -88,6 +91,9 @@ def build_mail(rendered: Rendered, *, sender: str, recipient: str, name: str, de
     return Mail(sender_address, recipient, "".join(head).encode() + b"\r\n" + body + f"{line}--\r\n".encode())
 
 
+_parts_of: Final = lru_cache(16)(parseaddr)  # the same for all mails
+
+
 def _header(name: str, value: str) -> str:
     return f"{name}: {value}\r\n"
 
@@ -101,11 +107,12 @@ def _mailbox(header: str, name: str, address: str) -> str:
 
 
 def _words_of(header: str, text: str) -> str:
-    """Text as a header has it: RFC 2047 where it is not ASCII, or could be taken for that."""
-    if text.isascii() and "=?" not in text and len(header) + len(text) < _FOLD:
+    """Text as a header has it: RFC 2047 where it is not ASCII, or could be taken for that; folded where it is long."""
+    if not text.isascii() or "=?" in text:
+        return Header(text, "utf-8", header_name=header, maxlinelen=_FOLD).encode(linesep="\r\n")
+    if len(header) + len(text) < _FOLD:
         return text
-    charset = "utf-8" if not text.isascii() or "=?" in text else "us-ascii"
-    return Header(text, charset, header_name=header, maxlinelen=_FOLD).encode(linesep="\r\n")
+    return "\r\n ".join(_LINES.wrap(f"{header}: {text}")).removeprefix(f"{header}:").lstrip(" ")
 
 
 def _part(subtype: str, text: str) -> bytes:
@@ -253,8 +260,8 @@ class FileSender:
     """Into a folder, one `.eml` a mail, readable by the owner alone: a mail may hold a secret link.
 
     Nobody is sent these mails; they are there to be looked at. So they are not synced to disk one by one: when the
-    power fails, the last of them may be missing. What is left is some 50 µs, which is written at once, as SQLite's
-    commits are: a thread's four system calls each wait for the interpreter, and cost eight times as much.
+    power fails, the last of them may be missing. What is left is three system calls, made at once as SQLite's commits
+    are: in a thread each of them waits for the interpreter, and costs eight times as much.
     """
 
     limits = MAILS_TO_FILES
@@ -263,21 +270,21 @@ class FileSender:
         self._folder = folder
 
     async def send(self, mail: Mail, delivery: str, time: datetime) -> Outcome:
-        """See `MailSender.send`. A mail that is sent again takes the place of its first file."""
-        name = f"{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{delivery}"
+        """See `MailSender.send`. A mail that is sent again takes the place of its first file, be that whole or not."""
         try:
-            self._write(name, mail.content)
+            self._write(f"{self._folder}/{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{delivery}.eml", mail.content)
         except OSError as error:
             return Outcome("retry", 0, f"The mail cannot be written to its file: {error.strerror}.")
         return Outcome("delivered")
 
-    def _write(self, name: str, content: bytes) -> None:
-        temporary = f"{self._folder}/{name}.tmp"
+    def _write(self, path: str, content: bytes) -> None:
         try:
-            descriptor = os.open(temporary, _NEW_FILE, 0o600)
+            descriptor = os.open(path, _NEW_FILE, 0o600)
         except FileNotFoundError:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(temporary, _NEW_FILE, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=8192) as file:
-            file.write(content)
-        os.replace(temporary, f"{self._folder}/{name}.eml")
+            descriptor = os.open(path, _NEW_FILE, 0o600)
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+        finally:
+            os.close(descriptor)
