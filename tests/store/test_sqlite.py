@@ -85,6 +85,27 @@ async def test_commits_that_wait_together_share_a_sync(db: SqliteDatabase, monke
     assert syncs == before + 1, "a transaction that changed nothing waits for no disk"
 
 
+async def test_commits_of_a_busy_moment_share_a_sync(db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OPS-1: a commit waits for those that the event loop is about to make, and each is on disk when it is told."""
+    synced: list[int] = []
+    monkeypatch.setattr(sqlite_sync, "_sync_file", lambda file: (synced.append(file), os.fdatasync(file)))
+
+    async def write(number: int) -> int:
+        for _ in range(number):
+            await asyncio.sleep(0)  # one of them commits in each turn
+        await db.execute(PUT, id=str(number), text="")
+        return len(synced)
+
+    turns = [asyncio.create_task(write(number)) for number in range(30)]
+    while not all(turn.done() for turn in turns[:-1]):
+        sum(range(50_000))  # the work of others
+        await asyncio.sleep(0)
+    assert min(await asyncio.gather(*turns)) >= 1
+    assert len(synced) <= 6
+    await db.execute(PUT, id="alone", text="")
+    assert await count(db) == 31
+
+
 async def test_a_commit_is_told_after_its_log_is_on_disk(db: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """`full`: the log itself is synced, after the commit was written to it; `durable=False` does not wait."""
     synced: list[tuple[str, int]] = []
@@ -288,14 +309,14 @@ async def busy_db(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
 
 async def test_the_log_is_moved_into_the_file_when_it_is_long(busy_db: SqliteDatabase) -> None:
     """Off the loop; the log starts again instead of growing for ever."""
-    for number in range(60):
+    for number in range(200):
         await busy_db.execute(PUT, id=str(number), text="x" * 100_000)
 
     async def moved() -> bool:
         return busy_db.path.stat().st_size > 1_000_000
 
     await until(moved)
-    assert await count(busy_db) == 60
+    assert await count(busy_db) == 200
 
 
 async def test_what_queries_cost_is_told(open_db: OpenDatabase) -> None:

@@ -31,7 +31,7 @@ from taskman_server.kit.db.statements import DynamicCache, Prepared, Row, Statem
 T = TypeVar("T")
 
 _STEPS = 20_000  # virtual machine instructions between two looks at the clock, some 200 µs; a look takes 1 µs
-_CHECKPOINT_PAGES = 1000
+_CHECKPOINT_PAGES = 4000
 _TRUNCATE_PAGES = 16_000
 # A number in the file's header that means nothing to SQLite, and is part of transactions: how often rows were changed
 # that other processes may remember. Its neighbour, `user_version`, is of the migrations.

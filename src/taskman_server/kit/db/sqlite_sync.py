@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,9 @@ from taskman_server.kit.db.errors import DatabaseUnavailable
 
 _log = logging.getLogger(__name__)
 _sync_file = getattr(os, "fdatasync", os.fsync)
+
+_PATIENCE = 0.02  # seconds that a commit waits for others at most, while the event loop is busy
+_NOTHING = 0.0002  # seconds: a turn of the event loop that does less does nothing
 
 Callbacks = Sequence[Callable[[], None]]
 
@@ -22,8 +26,9 @@ class GroupCommit:
 
     The writer runs with `synchronous=NORMAL`, where a commit is a write to the page cache (15 µs) and the log is synced
     only before a checkpoint. What `FULL` would add, a sync of the log after the commit (340 µs), is done here in a
-    thread before the commit is acknowledged, once for all that wait. The log is a sequence of checksummed frames, so
-    that a commit can only be durable together with every commit before it.
+    thread before the commit is acknowledged, once for all that wait; while the event loop is busy it puts that off for
+    20 ms at most, for there may be more. The log is a sequence of checksummed frames, so that a commit can only be
+    durable together with every commit before it.
     """
 
     def __init__(self, wal: str, name: str) -> None:
@@ -62,6 +67,7 @@ class GroupCommit:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
+            await _at_rest(_PATIENCE)
             batch, self._waiting = self._waiting, []
             try:
                 if self.failed is None:
@@ -91,6 +97,18 @@ class GroupCommit:
                 self._descriptor = os.open(self._wal, os.O_RDONLY)
         if self._descriptor is not None:
             _sync_file(self._descriptor)
+
+
+async def _at_rest(patience: float) -> None:
+    """Return when the event loop has nothing else to do, or after so many seconds: what it does may be commits, which
+    can share the sync then."""
+    now = time.monotonic()
+    deadline = now + patience
+    while (before := now) < deadline:
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        if now - before < _NOTHING:
+            return
 
 
 def run_callbacks(callbacks: Callbacks) -> None:
