@@ -13,7 +13,7 @@ from tests.bench.data import Person, Template, TemplateTask
 from tests.bench.load import MARK
 from tests.serving import PASSWORD
 
-__all__ = ["CASES", "KINDS", "MIXES", "PLAIN_CASES", "requests_of"]
+__all__ = ["CASES", "COUNT", "KINDS", "MIXES", "PLAIN_CASES", "requests_of"]
 
 CASES = ("get", "list", "create", "search", "login", "mixed", "write")
 PLAIN_CASES = ("get", "list", "create")
@@ -24,7 +24,8 @@ MIXES = {
     "mixed": {"get": 70, "list": 15, "search": 5, "create": 10},  # per cent: 90 read, 10 write
     "write": {"create": 50, "update": 20, "transition": 15, "assign": 15},
 }
-_COUNT = 2000
+COUNT = 2000
+"""How many requests of a case are recorded."""
 _STATES = ("todo", "in_progress", "done")
 _PRIORITIES = ("low", "medium", "high", "urgent")
 
@@ -54,7 +55,7 @@ class _Recorder:
 
     def record(self, case: str) -> list[bytes]:
         mix = MIXES.get(case, {case: 1})
-        kinds = self._rng.choices(list(mix), weights=list(mix.values()), k=_COUNT)
+        kinds = self._rng.choices(list(mix), weights=list(mix.values()), k=COUNT)
         return [getattr(self, f"_{kind}")() for kind in kinds]
 
     def _get(self) -> bytes:
