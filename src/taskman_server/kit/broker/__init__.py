@@ -161,9 +161,9 @@ class Broker(Protocol):
         """Make a durable queue, or change its bindings: patterns such as `task.created`, `user.*`, `#`."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Return when all are durable in all their queues. Where the broker can tell, an id that is in a queue still is
-        not put there twice. A message whose key has an earlier one that goes nowhere is not published, as far as that
-        is known in time. Raises Unroutable."""
+        """Return when all are durable in all their queues, or done with there. Where the broker can tell, an id that is
+        in a queue still is not put there twice. A message whose key has an earlier one that goes nowhere is not
+        published, as far as that is known in time. Raises Unroutable."""
 
     def consume(self, queue: str, *, prefetch: int = 64) -> AbstractAsyncContextManager[Deliveries]:
         """Take deliveries from a queue. Raises UnknownQueue on entering."""

@@ -3,6 +3,11 @@
 One process owns the file. A message has a row per queue, which is the truth; what is in memory is the order of handing
 out (`lanes`). The count of deliveries is written before a message is handed out, so that one that kills the process
 reaches its limit too.
+
+Where consumers wait and nothing else does, a message has no row at first: its publisher waits, and keeps it, until it
+is acknowledged or has one (`handover`). So that first delivery is not counted if it kills the process. When the
+publisher comes again after the restart, the message is older than the broker, and is given a row before it is handed
+out: one that kills the process each time is delivered once more than its limit says.
 """
 
 from __future__ import annotations
@@ -10,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Self
 
@@ -27,14 +33,16 @@ from taskman_server.kit.broker import (
     check_declaration,
     store,
 )
+from taskman_server.kit.broker.handover import Handover
 from taskman_server.kit.broker.lanes import Item
 from taskman_server.kit.broker.ledger import Ledger
-from taskman_server.kit.broker.queue import Pauses, Queue, QueueDeliveries, message_of, unavailable
+from taskman_server.kit.broker.queue import Pauses, Queue, QueueDeliveries, item_of, message_of, unavailable
 from taskman_server.kit.broker.routing import exchange_of, exchanges_for, matches
 from taskman_server.kit.clock import Clock, SystemClock
 from taskman_server.kit.db import Database
 from taskman_server.kit.db.sqlite import SqliteDatabase
-from taskman_server.kit.events import BadEnvelope, Event
+from taskman_server.kit.events import ID_PREFIX, BadEnvelope, Event
+from taskman_server.kit.ids import id_floor
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +52,15 @@ _TURN = 200  # rows written between two turns of the event loop
 class EmbeddedBroker:
     """Implements `kit.broker.Broker`. Made by `open`."""
 
-    def __init__(self, db: Database, *, clock: Clock, pauses: Pauses) -> None:
+    def __init__(self, db: Database, *, clock: Clock, pauses: Pauses, grace: float, sequence: int) -> None:
         """Use `EmbeddedBroker.open`."""
         self._db = db
         self._ledger = Ledger(db)
         self._clock = clock
         self._pauses = pauses
+        self._grace = grace
+        self._sequence = sequence  # the last one that was used
+        self._opened = id_floor(ID_PREFIX, datetime.now(UTC))  # by the clock that ids are made by
         self._queues: dict[str, Queue] = {}
         self._routes: dict[str, tuple[Queue, ...]] = {}
         self._listeners: dict[object, tuple[str, Callable[[Event], None]]] = {}
@@ -63,18 +74,23 @@ class EmbeddedBroker:
         retry_pause: float = 0.2,
         retry_pause_limit: float = 30.0,
         sweep: float = 5.0,
+        grace: float = 0.25,
     ) -> Self:
         """Open or create the broker's file; queues and messages of the last run are there.
 
         `retry_pause` seconds before the second delivery, twice as long before each further one up to
-        `retry_pause_limit`, with jitter. `sweep`: seconds between two looks at the table unasked.
+        `retry_pause_limit`, with jitter. `sweep`: seconds between two looks at the table unasked. `grace`: seconds for
+        consumers to acknowledge what has no row yet.
         Raises BrokerUnavailable.
         """
         with unavailable():
             db = SqliteDatabase(path)
             pauses = Pauses(retry_pause, retry_pause_limit, sweep)
-            broker = cls(db, clock=clock or SystemClock(), pauses=pauses)
             await store.create(db)
+            last = await db.fetch_one(store.LAST_SEQUENCE)
+            broker = cls(
+                db, clock=clock or SystemClock(), pauses=pauses, grace=grace, sequence=0 if last is None else last.seq
+            )
             for row in await db.fetch_all(store.ALL_QUEUES):
                 broker._queues[row.name] = broker._make(row.name, row.bindings, row.delivery_limit)
         return broker
@@ -95,27 +111,91 @@ class EmbeddedBroker:
         self._routes.clear()
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """One commit into all bound queues of all messages; when one goes nowhere, none is published."""
-        now = self._clock.now()
+        """Into all bound queues of all messages; when one goes nowhere, none is published.
+
+        A queue whose consumers wait is handed its messages without rows. Those that are not acknowledged within the
+        grace, or that will be delivered again, are given theirs then, in one commit; until then they are the caller's.
+        """
         routes = [(message, self._route(message.name)) for message in messages]
         if lost := [message for message, queues in routes if not queues]:
             raise Unroutable(lost)
-        arrived: dict[Queue, list[Item]] = {}
-        turn = 0
+        arriving: dict[Queue, list[Message]] = {}
+        for message, queues in routes:
+            for queue in queues:
+                arriving.setdefault(queue, []).append(message)
+        handover = self._hand_over(arriving)
         with unavailable():
+            if arriving:
+                await self._write(arriving)
+            self._tell(messages)
+            if not await handover.settled(self._grace):
+                await self._write_left(handover)
+
+    def _hand_over(self, arriving: dict[Queue, list[Message]]) -> Handover:
+        """Hands over what needs no row for now, and takes it out of what arrives."""
+        handover = Handover()
+        for queue, messages in list(arriving.items()):
+            # Some may have been handed over by a publication that was cut off. And of one that was published before
+            # this broker was opened it is not known whether it was delivered: it is counted in its row.
+            new = []
+            for message in messages:
+                if (item := queue.unwritten.get(message.id)) is not None:
+                    handover.add(queue, item)
+                else:
+                    new.append(message)
+            if not new:
+                del arriving[queue]
+            elif queue.takes(len(new)) and all(message.id > self._opened for message in new):
+                del arriving[queue]
+                items = [self._item(message) for message in new]
+                for item in items:
+                    handover.add(queue, item)
+                queue.hand_over(items)
+            else:
+                arriving[queue] = new
+        return handover
+
+    async def _write(self, arriving: Mapping[Queue, Sequence[Message]]) -> None:
+        """Gives messages their rows, in one commit."""
+        now, turn = self._clock.now(), 0
+        for queue in arriving:
+            queue.writing += 1
+        try:
             async with self._db.transaction() as tx:
-                for message, queues in routes:
-                    for queue in queues:
-                        row = await tx.fetch_one(store.PUT_MESSAGE, **store.message_row(queue.name, message, now))
-                        if row is not None:
-                            item = Item(row.sequence, message, attempts=0, redriven=False)
-                            arrived.setdefault(queue, []).append(item)
-                    if (turn := turn + len(queues)) >= _TURN:
-                        turn = 0
-                        await asyncio.sleep(0)
-                for queue, items in arrived.items():
-                    tx.on_commit(partial(queue.arrived, items))
-        self._tell(messages)
+                for queue, messages in arriving.items():
+                    items = []
+                    for message in messages:
+                        item = self._item(message)
+                        if await tx.execute(store.PUT_MESSAGE, **store.message_row(queue.name, item, now)):
+                            items.append(item)
+                        if (turn := turn + 1) % _TURN == 0:
+                            await asyncio.sleep(0)
+                    if items:
+                        tx.on_commit(partial(queue.arrived, items))
+        finally:
+            for queue in arriving:
+                queue.writing -= 1
+
+    async def _write_left(self, handover: Handover) -> None:
+        """Gives a row to what stays of a publication."""
+        now = self._clock.now()
+        written = []
+        try:
+            async with self._db.transaction() as tx:
+                for queue, item in list(handover.left.values()):
+                    await tx.execute(store.PUT_MESSAGE, **store.message_row(queue.name, item, now))
+                    # From here on it is counted and acknowledged in its row, and nobody does that before the commit.
+                    queue.done(item)
+                    written.append((queue, item))
+        except BaseException:
+            for queue, item in written:
+                handover.add(queue, item)
+                queue.unwritten[item.message.id] = item
+            raise
+
+    def _item(self, message: Message, *, redriven: bool = False) -> Item:
+        self._sequence += 1
+        return Item(self._sequence, message, 0, redriven)
 
     @asynccontextmanager
     async def _consume(self, queue: Queue, prefetch: int) -> AsyncIterator[Deliveries]:
@@ -151,7 +231,7 @@ class EmbeddedBroker:
         answer = {}
         for name, queue in self._queues.items():
             unsettled = len(queue.lanes.unsettled)
-            total = live[name].total if name in live else 0
+            total = (live[name].total if name in live else 0) + len(queue.unwritten)
             answer[name] = QueueStats(
                 ready=max(0, total - unsettled),
                 unsettled=unsettled,
@@ -163,10 +243,12 @@ class EmbeddedBroker:
 
     async def peek(self, queue: str, *, limit: int = 20) -> list[Message]:
         """The oldest messages; nothing changes."""
+        found = self._queue(queue)
         with unavailable():
             await self._ledger.settled()
-            rows = await self._db.fetch_all(store.NEXT, queue=self._queue(queue).name, after=0, limit=limit)
-        return [message_of(row) for row in rows]
+            rows = await self._db.fetch_all(store.NEXT, queue=found.name, after=0, limit=limit)
+        items = [*map(item_of, rows), *found.unwritten.values()]
+        return [item.message for item in sorted(items, key=lambda item: item.sequence)[:limit]]
 
     async def dead_letters(self, queue: str, *, limit: int = 100) -> list[DeadLetter]:
         """The oldest messages given up."""
@@ -184,9 +266,8 @@ class EmbeddedBroker:
                     store.TAKE_DEAD, queue=queue, ids=None if event_ids is None else list(event_ids)
                 )
                 rows.sort(key=lambda row: int(row.sequence))
-                await tx.execute_many(
-                    store.PUT_MESSAGE, [store.message_row(queue, message_of(row), now, redriven=True) for row in rows]
-                )
+                items = [self._item(message_of(row), redriven=True) for row in rows]
+                await tx.execute_many(store.PUT_MESSAGE, [store.message_row(queue, item, now) for item in items])
                 tx.on_commit(found.look)
         return len(rows)
 
@@ -199,7 +280,7 @@ class EmbeddedBroker:
             async with found.loading:
                 await self._ledger.settled()
                 count = await self._db.execute(store.PURGE, queue=queue, but=list(found.lanes.unsettled))
-                found.lanes.clear()
+                count += found.clear()
         return count
 
     async def delete(self, queue: str) -> None:
@@ -213,6 +294,7 @@ class EmbeddedBroker:
                 await tx.execute(store.PURGE, queue=queue, but=[])
                 await tx.execute(store.PURGE_DEAD, queue=queue)
                 await tx.execute(store.DELETE_QUEUE, name=queue)
+        found.clear()
         del self._queues[queue]
         self._routes.clear()
 

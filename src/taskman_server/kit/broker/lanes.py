@@ -12,16 +12,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from taskman_server.kit.broker import Message
+from taskman_server.kit.broker.handover import Handover
 
 
 @dataclass(slots=True)
 class Item:
-    """A message in a queue: `sequence` is its place, `attempts` how often it was delivered."""
+    """A message in a queue: `sequence` is its place, `attempts` how often it was delivered, `handover` what it belongs
+    to while it has no row."""
 
     sequence: int
     message: Message
     attempts: int
     redriven: bool
+    handover: Handover | None = None
 
     @property
     def key(self) -> str:

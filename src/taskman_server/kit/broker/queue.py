@@ -56,8 +56,38 @@ class Queue:
         self.more = True  # the table may hold messages after the cursor
         self.loading = asyncio.Lock()
         self.consumers: set[QueueDeliveries] = set()
+        self.unwritten: dict[str, Item] = {}  # by event id: handed over without a row
+        self.writing = 0  # publications that are giving it rows
         self._cursor = 0
         self._timers: set[asyncio.TimerHandle] = set()
+
+    def takes(self, number: int) -> bool:
+        """Whether so many messages may be handed to its consumers without rows: no others have any."""
+        rows = self.more or self.writing or self.loading.locked() or self.lanes.held > len(self.unwritten)
+        return bool(self.consumers) and not rows and self.lanes.held + number <= _PAGE
+
+    def hand_over(self, items: Sequence[Item]) -> None:
+        """Messages without a row; see `takes`."""
+        self.unwritten.update((item.message.id, item) for item in items)
+        self.lanes.add(items)
+        self._cursor = items[-1].sequence
+        self.wake()
+
+    def done(self, item: Item) -> bool:
+        """Whether a message that is done with, or has been put elsewhere, had no row."""
+        if item.handover is None:
+            return False
+        del self.unwritten[item.message.id]
+        item.handover.remove(item)
+        return True
+
+    def clear(self) -> int:
+        """Forget what is in memory and not at work; how many of those had no row."""
+        waiting = [item for item in self.unwritten.values() if item.sequence not in self.lanes.unsettled]
+        for item in waiting:
+            self.done(item)
+        self.lanes.clear()
+        return len(waiting)
 
     def arrived(self, items: Sequence[Item]) -> None:
         """The table has these since a commit; to be told in the order of the commits. They are handed out without
@@ -103,9 +133,11 @@ class Queue:
 
     async def bury(self, item: Item, reason: str) -> None:
         """Move a message to the dead-letter queue."""
-        async with self.db.transaction() as tx:
-            await tx.execute(store.PUT_DEAD, **store.dead_row(self.name, item, reason, self.clock.now()))
-            await tx.execute(store.DELETE_MESSAGES, sequences=[item.sequence])
+        with item.handover.moving(item) if item.handover is not None else contextlib.nullcontext():
+            async with self.db.transaction() as tx:
+                await tx.execute(store.PUT_DEAD, **store.dead_row(self.name, item, reason, self.clock.now()))
+                await tx.execute(store.DELETE_MESSAGES, sequences=[item.sequence])
+            self.unwritten.pop(item.message.id, None)
         _log.warning("%s gave up %s (%s): %s", self.name, item.message.id, item.message.name, reason)
 
     def resume_later(self, item: Item) -> None:
@@ -172,7 +204,8 @@ class QueueDeliveries:
         items = self._take_back(deliveries)
         if not items:
             return
-        self._ledger.forget([item.sequence for item in items])
+        if written := [item.sequence for item in items if not self._queue.done(item)]:
+            self._ledger.forget(written)
         for item in items:
             self._queue.lanes.settle(item.sequence)
         self._queue.wake()
@@ -185,6 +218,7 @@ class QueueDeliveries:
         for item in self._take_back([delivery]):
             self._queue.lanes.put_back(item.sequence, wait=True)
             self._queue.resume_later(item)
+            self._stays(item)
         self._queue.wake()
 
     async def reject(self, delivery: Delivery, reason: str) -> None:
@@ -208,7 +242,7 @@ class QueueDeliveries:
             item.attempts -= 1
         try:
             with unavailable():
-                await self._ledger.uncount([item.sequence for item in items])
+                await self._ledger.uncount([item.sequence for item in items if item.handover is None])
         finally:
             self._put_back(items)
 
@@ -223,14 +257,19 @@ class QueueDeliveries:
             await self.release(held)
 
     async def _hand_out(self, batch: list[Item]) -> list[Delivery]:
-        try:
-            await self._ledger.count([item.sequence for item in batch])
-        except BaseException:
-            self._put_back(batch)
-            raise
+        # Those without a row are counted first: the row they may be given meanwhile has it.
+        written = [item.sequence for item in batch if item.handover is None]
         for item in batch:
             item.attempts += 1
-            self._mine[item.sequence] = item
+        if written:
+            try:
+                await self._ledger.count(written)
+            except BaseException:
+                for item in batch:
+                    item.attempts -= 1
+                self._put_back(batch)
+                raise
+        self._mine.update((item.sequence, item) for item in batch)
         return [self._delivery(item) for item in batch]
 
     def _delivery(self, item: Item) -> Delivery:
@@ -242,7 +281,13 @@ class QueueDeliveries:
     def _put_back(self, items: Sequence[Item]) -> None:
         for item in reversed(items):  # each goes to the front
             self._queue.lanes.put_back(item.sequence, wait=False)
+            self._stays(item)
         self._queue.wake()
+
+    @staticmethod
+    def _stays(item: Item) -> None:
+        if item.handover is not None:
+            item.handover.hurry()
 
 
 def message_of(row: Row) -> Message:

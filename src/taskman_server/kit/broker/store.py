@@ -10,7 +10,6 @@ from sqlalchemy import bindparam
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from taskman_server.kit.broker import Message
 from taskman_server.kit.broker.lanes import Item
 from taskman_server.kit.db import Database, JsonText, Statement, UtcTimestamp
 
@@ -68,7 +67,7 @@ PUT_QUEUE = Statement(
 )
 DELETE_QUEUE = Statement(sa.delete(QUEUES).where(QUEUES.c.name == bindparam("name")))
 
-_MESSAGE = ("queue", "event_id", "name", "key", "body", "attempts", "redriven", "time")
+_MESSAGE = ("sequence", "queue", "event_id", "name", "key", "body", "attempts", "redriven", "time")
 _DEAD = ("queue", "event_id", "name", "key", "body", "attempts", "reason", "time")
 
 
@@ -78,13 +77,13 @@ def _listed(column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
     return column.in_(sa.select(values.c.value))
 
 
-PUT_MESSAGE = Statement(
-    insert(MESSAGES)
-    .values({name: bindparam(name) for name in _MESSAGE})
-    .on_conflict_do_nothing()
-    .returning(MESSAGES.c.sequence)
+PUT_MESSAGE = Statement(insert(MESSAGES).values({name: bindparam(name) for name in _MESSAGE}).on_conflict_do_nothing())
+"""A message into a queue, unless it is there already."""
+LAST_SEQUENCE = Statement(
+    sa.select(sa.column("seq", sa.Integer))
+    .select_from(sa.table("sqlite_sequence"))
+    .where(sa.column("name") == "messages")
 )
-"""A message into a queue: its sequence, or no row when it is there already."""
 NEXT = Statement(
     sa.select(MESSAGES)
     .where(MESSAGES.c.queue == bindparam("queue"), MESSAGES.c.sequence > bindparam("after"))
@@ -134,16 +133,18 @@ async def create(db: Database) -> None:
                 await tx.execute(CreateIndex(index, if_not_exists=True))
 
 
-def message_row(queue: str, message: Message, time: datetime, *, redriven: bool = False) -> dict[str, Any]:
+def message_row(queue: str, item: Item, time: datetime) -> dict[str, Any]:
     """The row of a message that comes into a queue."""
+    message = item.message
     return {
+        "sequence": item.sequence,
         "queue": queue,
         "event_id": message.id,
         "name": message.name,
         "key": message.key,
         "body": message.body,
-        "attempts": 0,
-        "redriven": redriven,
+        "attempts": item.attempts,
+        "redriven": item.redriven,
         "time": time,
     }
 
