@@ -88,7 +88,7 @@ class Template:
         """A copy to work on."""
         shutil.rmtree(to, ignore_errors=True)
         # Without the mails, which nobody reads again.
-        shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("*.eml"))
+        shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("mail"))
         return to
 
 

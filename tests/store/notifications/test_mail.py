@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import mailbox
 import stat
 from collections.abc import Sequence
 from email.message import EmailMessage
@@ -38,6 +39,7 @@ from taskman_server.services.notifications import SERVICE
 from taskman_server.services.notifications.store import End, NotificationStore
 from taskman_server.services.notifications.worker import LEASE
 from tests.store.audit.house import ORGANIZATION, House, Peers, open_house
+from tests.store.broker.shapes import said
 from tests.store.databases import Databases
 from tests.store.notifications.receivers import MailServer, part
 from tests.store.support import until
@@ -327,10 +329,11 @@ async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(databas
         await house.publish(created(house, ANN))
         (delivery,) = await settled(house, 1)
         (file,) = (tmp_path / "mail").iterdir()
-        assert file.name.endswith(f"-{delivery.id}.eml")
+        assert file.name == f"{delivery.create_time.to_datetime():%Y-%m-%d}.mbox"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
+        (message,) = mailbox.mbox(file)
         assert message["subject"].startswith("Welcome")
+        assert delivery.id in message["message-id"]
         await house.call("RetryDelivery", RetryDeliveryRequest(delivery=delivery.id), Delivery)
 
         async def twice() -> bool:
@@ -339,6 +342,7 @@ async def test_without_a_mail_server_mails_are_files_for_the_owner_alone(databas
 
         await until(twice)
         assert list((tmp_path / "mail").iterdir()) == [file]
+        assert [each["message-id"] for each in mailbox.mbox(file)] == [message["message-id"]] * 2
 
 
 @pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
@@ -390,11 +394,11 @@ async def test_a_mail_in_a_file_can_be_read_and_its_link_be_copied_with_any_prog
         await house.call("SendMail", request, SendMailResponse, caller=AUTHENTICATION)
         await settled(house, 1)
         (file,) = (tmp_path / "mail").iterdir()
-    lines = file.read_bytes().split(b"\r\n")
-    assert link.encode() in lines
-    assert "Hello Jörg Grün," in file.read_text(encoding="utf-8")
-    assert f'href="{link}"' in file.read_text(encoding="utf-8")
-    message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
+    lines = file.read_text(encoding="utf-8").split("\n")
+    assert link in lines
+    assert "Hello Jörg Grün," in lines
+    assert any(f'href="{link}"' in line for line in lines)
+    (message,) = mailbox.mbox(file, lambda each: email.message_from_binary_file(each, policy=email.policy.default))
     assert isinstance(message, EmailMessage)
     assert link in part(message, "plain")
     assert link in part(message, "html")
@@ -455,6 +459,8 @@ async def test_of_attempts_that_end_together_one_that_cannot_be_recorded_leaves_
         assert "user3@example.com" not in {each.recipient for each in ended}
         assert all(len(each.attempts) == 1 for each in ended)
         assert max(together) > 1, "some were to be one commit"
+        worker = house.parts.workers[0]
+        await until(said(lambda: not worker._running))  # type: ignore[attr-defined]
         house.clock.advance(LEASE.total_seconds() + 1)
-        house.parts.workers[0].wake()  # type: ignore[attr-defined]
+        worker.wake()  # type: ignore[attr-defined]
         assert len(await settled(house, 8)) == 8, "the lease of the one ran out, and it was sent again"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import email
 import email.policy
+import mailbox
+import os
+import re
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from ipaddress import ip_address
@@ -304,3 +307,41 @@ async def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path) ->
     outcome = await FileSender(tmp_path / "file").send(mail, "d", NOW + timedelta(1))
     assert outcome.kind == "retry"
     assert "written" in outcome.error
+
+
+async def test_the_mails_of_a_day_are_one_mbox_whatever_they_say(tmp_path: Path) -> None:
+    """NOTIFY-1: RFC 4155, quoted as mboxrd, so that no line of a mail begins another one."""
+    texts = ["From me to you", ">From you", "Hello\nFrom a@b.c Tue Nov 24 02:08:00 2026\nSubject: x\n\nGrüße"]
+    sender = FileSender(tmp_path / "mail")
+    for number, text in enumerate(texts):
+        mail = build_mail(
+            Rendered("Hi", text, "<p>"), sender="x@y.example", recipient="a@b.example", name="", delivery=f"d{number}",
+            time=NOW,
+        )  # fmt: skip
+        assert (await sender.send(mail, f"d{number}", NOW)).kind == "delivered"
+        assert (await sender.send(mail, f"d{number}", NOW + timedelta(1))).kind == "delivered"
+    first, second = sorted((tmp_path / "mail").iterdir())
+    assert [file.stem for file in (first, second)] == [f"{NOW:%Y-%m-%d}", f"{NOW + timedelta(1):%Y-%m-%d}"]
+    found = []
+    for message in mailbox.mbox(first):
+        (plain, _) = message.get_payload()
+        found.append(plain.get_payload(decode=True).decode())
+    assert [re.sub("^>(>*From )", r"\1", text, flags=re.MULTILINE).strip() for text in found] == texts
+
+
+async def test_of_a_mail_that_does_not_fit_on_the_disk_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NOTIFY-5: it is tried again, and stands behind the others as if nothing had been."""
+    sender = FileSender(tmp_path)
+    mail = build_mail(
+        Rendered("Hi", "Hello", "<p>"), sender="x@y.example", recipient="a@b.example", name="", delivery="d", time=NOW
+    )
+    write = os.write
+    for cut in (False, True, False):
+        monkeypatch.setattr(os, "write", lambda file, data, cut=cut: write(file, data[:100] if cut else data))
+        outcome = await sender.send(mail, "d", NOW)
+        assert outcome.kind == ("retry" if cut else "delivered")
+    file = tmp_path / f"{NOW:%Y-%m-%d}.mbox"
+    assert [message["subject"] for message in mailbox.mbox(file)] == ["Hi", "Hi"]
+    assert file.read_bytes().count(b"Hello") == 2
