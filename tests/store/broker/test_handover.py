@@ -199,6 +199,47 @@ async def test_a_publication_that_fails_can_be_repeated(
         assert await broker.peek(QUEUE) == []
 
 
+async def test_what_is_on_its_way_to_the_dead_letters_is_published_again_later(broker: EmbeddedBroker) -> None:
+    """EVENT-2: a publication that was cut off meets its message while that is given up."""
+    async with broker.consume(QUEUE) as deliveries:
+        sent = messages(1)
+        publishing, (only,) = await handed(broker, deliveries, sent)
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        async with broker._db.transaction():  # nobody else writes meanwhile
+            rejecting = asyncio.create_task(deliveries.reject(only, "hopeless"))
+            await asyncio.sleep(0)
+            with pytest.raises(BrokerUnavailable, match="publish it again"):
+                await broker.publish(sent)
+        await rejecting
+    assert await rows(broker) == {}
+    assert ids([dead.message for dead in await broker.dead_letters(QUEUE)]) == ids(sent)
+
+
+async def test_what_is_redriven_is_not_passed_over_by_what_comes_meanwhile(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EVENT-2: at whatever moment a publication comes, all is handed out, and the older first."""
+    async with broker.consume(QUEUE) as deliveries:
+        publishing, (dead,) = await handed(broker, deliveries, messages(1, key="task_1"))
+        await deliveries.reject(dead, "hopeless")
+        await publishing
+        group = broker._db.group  # type: ignore[attr-defined]
+        submit, waiting = group.submit, []
+
+        def publish_then_submit(callbacks: Any) -> Any:
+            monkeypatch.setattr(group, "submit", submit)
+            waiting.append(asyncio.create_task(broker.publish(messages(1, key="task_1"))))
+            return submit(callbacks)
+
+        monkeypatch.setattr(group, "submit", publish_then_submit)
+        assert await broker.redrive(QUEUE) == 1
+        first, second = await finish(deliveries, 2)
+        assert (first.message.id, first.redriven) == (dead.message.id, True)
+        assert not second.redriven
+        await asyncio.gather(*waiting)
+
+
 async def test_purged_messages_keep_no_publisher_waiting(broker: EmbeddedBroker) -> None:
     """EVENT-2: those at work stay their consumer's."""
     async with broker.consume(QUEUE, prefetch=2) as deliveries:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Self
@@ -158,9 +158,9 @@ class EmbeddedBroker:
     async def _write(self, arriving: Mapping[Queue, Sequence[Message]]) -> None:
         """Gives messages their rows, in one commit."""
         now, turn = self._clock.now(), 0
-        for queue in arriving:
-            queue.writing += 1
-        try:
+        with ExitStack() as stack:
+            for queue in arriving:
+                stack.enter_context(queue.given_rows())
             async with self._db.transaction() as tx:
                 for queue, messages in arriving.items():
                     items = []
@@ -172,9 +172,6 @@ class EmbeddedBroker:
                             await asyncio.sleep(0)
                     if items:
                         tx.on_commit(partial(queue.arrived, items))
-        finally:
-            for queue in arriving:
-                queue.writing -= 1
 
     async def _write_left(self, handover: Handover) -> None:
         """Gives a row to what stays of a publication."""
@@ -260,7 +257,7 @@ class EmbeddedBroker:
         """Send messages given up to the end of the queue."""
         found = self._queue(queue)
         now = self._clock.now()
-        with unavailable():
+        with unavailable(), found.given_rows():
             async with self._db.transaction() as tx:
                 rows = await tx.fetch_all(
                     store.TAKE_DEAD, queue=queue, ids=None if event_ids is None else list(event_ids)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from taskman_server.kit.broker import BrokerUnavailable
+
 if TYPE_CHECKING:
     from taskman_server.kit.broker.lanes import Item
     from taskman_server.kit.broker.queue import Queue
@@ -29,9 +31,15 @@ class Handover:
         self._changed = asyncio.Event()
 
     def add(self, queue: Queue, item: Item) -> None:
-        """Another copy; it may have been one of another publication, of the same message, before."""
-        if item.handover is not None:
-            item.handover.left.pop(item.sequence, None)
+        """Another copy; it may have been left to another publication, of the same message, before.
+
+        Raises:
+            BrokerUnavailable: it is being put elsewhere at this moment, and it is not known yet whether that works.
+        """
+        if item.handover is not None and item.handover.left.pop(item.sequence, None) is None:
+            raise BrokerUnavailable(
+                f"{item.message.id} is on its way to the dead letters: publish it again in a moment"
+            )
         item.handover = self
         self.left[item.sequence] = (queue, item)
 
@@ -49,13 +57,12 @@ class Handover:
     @contextmanager
     def moving(self, item: Item) -> Iterator[None]:
         """A copy that is being put elsewhere, and needs no row unless that fails."""
-        entry = self.left.pop(item.sequence, None)
+        entry = self.left.pop(item.sequence)
         self._aside += 1
         try:
             yield
         except BaseException:
-            if entry is not None:
-                self.left[item.sequence] = entry
+            self.left[item.sequence] = entry
             self._hurried = True
             raise
         else:

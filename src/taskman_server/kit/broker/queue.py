@@ -57,14 +57,23 @@ class Queue:
         self.loading = asyncio.Lock()
         self.consumers: set[QueueDeliveries] = set()
         self.unwritten: dict[str, Item] = {}  # by event id: handed over without a row
-        self.writing = 0  # publications that are giving it rows
+        self._writers = 0
         self._cursor = 0
         self._timers: set[asyncio.TimerHandle] = set()
 
     def takes(self, number: int) -> bool:
         """Whether so many messages may be handed to its consumers without rows: no others have any."""
-        rows = self.more or self.writing or self.loading.locked() or self.lanes.held > len(self.unwritten)
+        rows = self.more or self._writers or self.loading.locked() or self.lanes.held > len(self.unwritten)
         return bool(self.consumers) and not rows and self.lanes.held + number <= _PAGE
+
+    @contextlib.contextmanager
+    def given_rows(self) -> Iterator[None]:
+        """Rows are written for it, and may be on disk before it is told of them."""
+        self._writers += 1
+        try:
+            yield
+        finally:
+            self._writers -= 1
 
     def hand_over(self, items: Sequence[Item]) -> None:
         """Messages without a row; see `takes`."""

@@ -77,7 +77,11 @@ def _listed(column: sa.Column[Any], parameter: str) -> sa.ColumnElement[bool]:
     return column.in_(sa.select(values.c.value))
 
 
-PUT_MESSAGE = Statement(insert(MESSAGES).values({name: bindparam(name) for name in _MESSAGE}).on_conflict_do_nothing())
+PUT_MESSAGE = Statement(
+    insert(MESSAGES)
+    .values({name: bindparam(name) for name in _MESSAGE})
+    .on_conflict_do_nothing(index_elements=["queue", "event_id"])
+)
 """A message into a queue, unless it is there already."""
 LAST_SEQUENCE = Statement(
     sa.select(sa.column("seq", sa.Integer))
