@@ -254,10 +254,11 @@ async def test_purged_messages_keep_no_publisher_waiting(broker: EmbeddedBroker)
     assert await rows(broker) == {}
 
 
-async def test_what_is_older_than_the_broker_is_counted_from_its_first_delivery(tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", [5, -3600], ids=["before", "before the clock was set back"])
+async def test_what_is_older_than_the_broker_is_counted_from_its_first_delivery(tmp_path: Path, age: int) -> None:
     """EVENT-2: it may have killed the process before."""
     broker = await open_broker(tmp_path)
-    old = replace(messages(1)[0], id=id_floor(ID_PREFIX, datetime.now(UTC) - timedelta(seconds=5)))
+    old = replace(messages(1)[0], id=id_floor(ID_PREFIX, datetime.now(UTC) - timedelta(seconds=age)))
     async with broker.consume(QUEUE) as deliveries:
         waiting = asyncio.create_task(take(deliveries, 1))
         await until(said(lambda: not broker._queues[QUEUE].more))

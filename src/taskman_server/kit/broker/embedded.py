@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Self
 
@@ -46,6 +46,7 @@ from taskman_server.kit.ids import id_floor
 
 _log = logging.getLogger(__name__)
 
+_MILLISECOND = timedelta(milliseconds=1)  # what the time in an id is exact to
 _TURN = 200  # rows written between two turns of the event loop
 
 
@@ -60,7 +61,7 @@ class EmbeddedBroker:
         self._pauses = pauses
         self._grace = grace
         self._sequence = sequence  # the last one that was used
-        self._opened = id_floor(ID_PREFIX, datetime.now(UTC))  # by the clock that ids are made by
+        self._opened = id_floor(ID_PREFIX, datetime.now(UTC) + _MILLISECOND)  # by the clock that ids are made by
         self._queues: dict[str, Queue] = {}
         self._routes: dict[str, tuple[Queue, ...]] = {}
         self._listeners: dict[object, tuple[str, Callable[[Event], None]]] = {}
@@ -134,9 +135,11 @@ class EmbeddedBroker:
     def _hand_over(self, arriving: dict[Queue, list[Message]]) -> Handover:
         """Hands over what needs no row for now, and takes it out of what arrives."""
         handover = Handover()
+        # Of one that was made before this broker was opened it is not known whether it was delivered: it is counted in
+        # its row. One of the future is of a time before the clock was set back.
+        now = id_floor(ID_PREFIX, datetime.now(UTC) + _MILLISECOND)
         for queue, messages in list(arriving.items()):
-            # Some may have been handed over by a publication that was cut off. And of one that was published before
-            # this broker was opened it is not known whether it was delivered: it is counted in its row.
+            # Some may have been handed over by a publication that was cut off.
             new = []
             for message in messages:
                 if (item := queue.unwritten.get(message.id)) is not None:
@@ -145,7 +148,7 @@ class EmbeddedBroker:
                     new.append(message)
             if not new:
                 del arriving[queue]
-            elif queue.takes(len(new)) and all(message.id > self._opened for message in new):
+            elif queue.takes(len(new)) and all(self._opened <= message.id < now for message in new):
                 del arriving[queue]
                 items = [self._item(message) for message in new]
                 for item in items:
