@@ -59,6 +59,11 @@ async def handed(
     return publishing, taken
 
 
+def of_age(seconds: float) -> Message:
+    """A message that was made so long ago."""
+    return replace(messages(1)[0], id=id_floor(ID_PREFIX, datetime.now(UTC) - timedelta(seconds=seconds)))
+
+
 async def test_what_is_acknowledged_at_once_is_never_written(broker: EmbeddedBroker) -> None:
     """EVENT-2: its publisher has it until then."""
     async with broker.consume(QUEUE) as deliveries:
@@ -240,6 +245,34 @@ async def test_what_is_redriven_is_not_passed_over_by_what_comes_meanwhile(
         await asyncio.gather(*waiting)
 
 
+async def test_rows_of_a_publication_that_was_cut_off_are_not_passed_over(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EVENT-2: they were committed, and nobody waits for their sync any more."""
+    async with broker.consume(QUEUE) as deliveries:
+        publishing, taken = await handed(broker, deliveries, messages(1))
+        await deliveries.ack(taken)
+        await publishing
+        group, syncing = broker._db.group, asyncio.Event()  # type: ignore[attr-defined]
+        submit = group.submit
+
+        def noted(callbacks: Any) -> Any:
+            syncing.set()
+            return submit(callbacks)
+
+        monkeypatch.setattr(group, "submit", noted)
+        old = of_age(5)
+        cut_off = asyncio.create_task(broker.publish([old]))
+        await syncing.wait()
+        cut_off.cancel()
+        await asyncio.gather(cut_off, return_exceptions=True)
+        last = messages(1)
+        publishing = asyncio.create_task(broker.publish(last))
+        assert ids(await finish(deliveries, 2)) == [old.id, last[0].id]
+        await publishing
+    assert await broker.peek(QUEUE) == []
+
+
 async def test_purged_messages_keep_no_publisher_waiting(broker: EmbeddedBroker) -> None:
     """EVENT-2: those at work stay their consumer's."""
     async with broker.consume(QUEUE, prefetch=2) as deliveries:
@@ -258,7 +291,7 @@ async def test_purged_messages_keep_no_publisher_waiting(broker: EmbeddedBroker)
 async def test_what_is_older_than_the_broker_is_counted_from_its_first_delivery(tmp_path: Path, age: int) -> None:
     """EVENT-2: it may have killed the process before."""
     broker = await open_broker(tmp_path)
-    old = replace(messages(1)[0], id=id_floor(ID_PREFIX, datetime.now(UTC) - timedelta(seconds=age)))
+    old = of_age(age)
     async with broker.consume(QUEUE) as deliveries:
         waiting = asyncio.create_task(take(deliveries, 1))
         await until(said(lambda: not broker._queues[QUEUE].more))

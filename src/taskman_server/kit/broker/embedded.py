@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Self
@@ -161,20 +161,18 @@ class EmbeddedBroker:
     async def _write(self, arriving: Mapping[Queue, Sequence[Message]]) -> None:
         """Gives messages their rows, in one commit."""
         now, turn = self._clock.now(), 0
-        with ExitStack() as stack:
-            for queue in arriving:
-                stack.enter_context(queue.given_rows())
-            async with self._db.transaction() as tx:
-                for queue, messages in arriving.items():
-                    items = []
-                    for message in messages:
-                        item = self._item(message)
-                        if await tx.execute(store.PUT_MESSAGE, **store.message_row(queue.name, item, now)):
-                            items.append(item)
-                        if (turn := turn + 1) % _TURN == 0:
-                            await asyncio.sleep(0)
-                    if items:
-                        tx.on_commit(partial(queue.arrived, items))
+        async with self._db.transaction() as tx:
+            for queue, messages in arriving.items():
+                items = []
+                for message in messages:
+                    item = self._item(message)
+                    if await tx.execute(store.PUT_MESSAGE, **store.message_row(queue.name, item, now)):
+                        items.append(item)
+                        queue.coming = item.sequence
+                    if (turn := turn + 1) % _TURN == 0:
+                        await asyncio.sleep(0)
+                if items:
+                    tx.on_commit(partial(queue.arrived, items))
 
     async def _write_left(self, handover: Handover) -> None:
         """Gives a row to what stays of a publication."""
@@ -260,7 +258,7 @@ class EmbeddedBroker:
         """Send messages given up to the end of the queue."""
         found = self._queue(queue)
         now = self._clock.now()
-        with unavailable(), found.given_rows():
+        with unavailable():
             async with self._db.transaction() as tx:
                 rows = await tx.fetch_all(
                     store.TAKE_DEAD, queue=queue, ids=None if event_ids is None else list(event_ids)
@@ -268,6 +266,7 @@ class EmbeddedBroker:
                 rows.sort(key=lambda row: int(row.sequence))
                 items = [self._item(message_of(row), redriven=True) for row in rows]
                 await tx.execute_many(store.PUT_MESSAGE, [store.message_row(queue, item, now) for item in items])
+                found.coming = items[-1].sequence if items else found.coming
                 tx.on_commit(found.look)
         return len(rows)
 
@@ -279,8 +278,9 @@ class EmbeddedBroker:
                 return await self._db.execute(store.PURGE_DEAD, queue=queue)
             async with found.loading:
                 await self._ledger.settled()
-                count = await self._db.execute(store.PURGE, queue=queue, but=list(found.lanes.unsettled))
-                count += found.clear()
+                async with self._db.transaction() as tx:
+                    count = await tx.execute(store.PURGE, queue=queue, but=list(found.lanes.unsettled))
+                    count += found.clear()  # before anybody gives one of them a row
         return count
 
     async def delete(self, queue: str) -> None:

@@ -57,23 +57,15 @@ class Queue:
         self.loading = asyncio.Lock()
         self.consumers: set[QueueDeliveries] = set()
         self.unwritten: dict[str, Item] = {}  # by event id: handed over without a row
-        self._writers = 0
+        self.coming = 0  # the last sequence that the table was given, be it committed by now or not
         self._cursor = 0
         self._timers: set[asyncio.TimerHandle] = set()
 
     def takes(self, number: int) -> bool:
-        """Whether so many messages may be handed to its consumers without rows: no others have any."""
-        rows = self.more or self._writers or self.loading.locked() or self.lanes.held > len(self.unwritten)
+        """Whether so many messages may be handed to its consumers without rows: no others have any, or will have."""
+        unread = self.more or self.loading.locked() or self.coming > self._cursor
+        rows = unread or self.lanes.held > len(self.unwritten)
         return bool(self.consumers) and not rows and self.lanes.held + number <= _PAGE
-
-    @contextlib.contextmanager
-    def given_rows(self) -> Iterator[None]:
-        """Rows are written for it, and may be on disk before it is told of them."""
-        self._writers += 1
-        try:
-            yield
-        finally:
-            self._writers -= 1
 
     def hand_over(self, items: Sequence[Item]) -> None:
         """Messages without a row; see `takes`."""
