@@ -192,7 +192,7 @@ async def _publish(cluster: Cluster, message: Message) -> None:
 async def test_an_event_that_comes_again_has_one_effect(cluster: Cluster, size: Size) -> None:
     """EVENT-1: five times at once from five processes; and again when its row in the inbox has aged away: then nobody
     knows any more whether it was handled, so that it is kept for an operator, who decides once."""
-    stores, queues = cluster.stores, ("audit.all", "notifications.people", "notifications.webhooks")
+    stores, queues = cluster.stores, ("audit.all", "notifications.people")
     async with (
         spying(cluster.parts.rabbitmq.url(cluster.parts.vhost), EXCHANGE) as spy,
         cluster.run("the same event again", rate=min(size.rate, 20), writers=size.writers) as run,

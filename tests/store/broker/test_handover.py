@@ -81,6 +81,20 @@ async def test_what_is_acknowledged_at_once_is_never_written(broker: EmbeddedBro
         assert (stats.ready, stats.unsettled) == (0, 0)
 
 
+async def test_what_is_in_one_publication_twice_is_one_message(broker: EmbeddedBroker) -> None:
+    """EVENT-1: as it is in the file, whether it gets there or not."""
+    async with broker.consume(QUEUE) as deliveries:
+        first, second = messages(2)
+        waiting = asyncio.create_task(take(deliveries, 2))
+        await until(said(lambda: not broker._queues[QUEUE].more))
+        publishing = asyncio.create_task(broker.publish([first, second, first]))
+        taken = await waiting
+        assert ids(taken) == ids([first, second])
+        await deliveries.retry(taken[0], "the consumer is not ready")
+        await publishing
+        assert await rows(broker) == {first.id: 1, second.id: 1}
+
+
 async def test_a_slow_consumer_holds_up_the_publisher_for_the_grace_and_once(tmp_path: Path) -> None:
     """EVENT-2: then there are rows, for what comes later too, until all of it is done."""
     broker = await open_broker(tmp_path, grace=0.01)
@@ -359,6 +373,7 @@ async def test_order_and_number_hold_whichever_way_they_come(
                         break
 
     consumers = [asyncio.create_task(consume()) for _ in range(2)]
+    await until(said(lambda: not broker._queues[QUEUE].more))
     await asyncio.gather(*map(publish, sent))
     await until(said(lambda: sum(map(len, done.values())) >= 240))
     for consumer in consumers:

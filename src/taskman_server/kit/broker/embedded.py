@@ -139,9 +139,9 @@ class EmbeddedBroker:
         # its row. One of the future is of a time before the clock was set back.
         now = id_floor(ID_PREFIX, datetime.now(UTC) + _MILLISECOND)
         for queue, messages in list(arriving.items()):
-            # Some may have been handed over by a publication that was cut off.
+            # Some may be here twice, or have been handed over by a publication that was cut off.
             new = []
-            for message in messages:
+            for message in {message.id: message for message in messages}.values():
                 if (item := queue.unwritten.get(message.id)) is not None:
                     handover.add(queue, item)
                 else:
