@@ -37,6 +37,8 @@ async def broker(tmp_path: Path) -> AsyncIterator[EmbeddedBroker]:
 async def open_broker(folder: Path, grace: float = LONG) -> EmbeddedBroker:
     opened = await EmbeddedBroker.open(folder / "broker.db", sweep=LONG, retry_pause=0.01, grace=grace)
     await opened.declare(QUEUE, ["#"])
+    # What is made in the same millisecond may have been made before it was opened.
+    await until(said(lambda: id_floor(ID_PREFIX, datetime.now(UTC)) >= opened._opened))
     return opened
 
 
